@@ -1,0 +1,79 @@
+"""Cond: all that a network can be told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Cond:
+    """A batch of conditions; a field that is None says nothing.
+
+    vector  (B, D)        joins the time embedding: class, CLIP embedding, size, augmentation level
+    tokens  (B, L, D)     attended to: text, layout, CLIP's context tokens
+    mask    (B, L)        bool, which tokens are real (None: all of them)
+    image   (B, C, H, W)  concatenated to x, at x's size: low-resolution or masked picture
+    regions (B, L, h, w)  added to the cross-attention scores: paint with words
+    """
+
+    vector: Tensor | None = None
+    tokens: Tensor | None = None
+    mask: Tensor | None = None
+    image: Tensor | None = None
+    regions: Tensor | None = None
+
+    def map(self, f) -> Cond:
+        """Every tensor t replaced by f(t)."""
+        return replace(self, **{k: f(v) for k, v in self._given().items()})
+
+    def to(self, *args, **kwargs) -> Cond:
+        """Floating tensors moved and cast by `Tensor.to`; the mask is only moved."""
+        device = torch.empty(0).to(*args, **kwargs).device
+        return self.map(lambda v: v.to(*args, **kwargs) if v.is_floating_point() else v.to(device))
+
+    def __len__(self) -> int:
+        """The batch size B; 0 where nothing is said."""
+        return next((len(v) for v in self._given().values()), 0)
+
+    def __getitem__(self, rows) -> Cond:
+        return self.map(lambda v: v[rows])
+
+    def expand(self, n: int) -> Cond:
+        """A Cond of one row repeated for n; a Cond of n rows as it is."""
+        return self if len(self) in (0, n) else self.map(lambda v: v.expand(n, *v.shape[1:]))
+
+    @staticmethod
+    def cat(conds: Sequence[Cond]) -> Cond:
+        """One batch after the other. Tokens are padded to the longest, and the mask completed.
+
+        Raises ValueError where one Cond has a field that another lacks.
+        """
+        longest = max((c.tokens.shape[1] for c in conds if c.tokens is not None), default=0)
+        padded = [c._padded(longest) for c in conds]
+        if any(c.mask is not None for c in padded):
+            padded = [c._masked() for c in padded]
+        names = [set(c._given()) for c in padded]
+        if any(n != names[0] for n in names):
+            raise ValueError(f"Conds with different fields cannot be one batch: {[sorted(n) for n in names]}")
+        return Cond(**{k: torch.cat([getattr(c, k) for c in padded]) for k in names[0]})
+
+    def _given(self) -> dict[str, Tensor]:
+        return {f.name: v for f in fields(self) if (v := getattr(self, f.name)) is not None}
+
+    def _masked(self) -> Cond:
+        if self.tokens is None or self.mask is not None:
+            return self
+        return replace(self, mask=torch.ones(self.tokens.shape[:2], dtype=torch.bool, device=self.tokens.device))
+
+    def _padded(self, length: int) -> Cond:
+        if self.tokens is None or self.tokens.shape[1] == length:
+            return self
+        extra = length - self.tokens.shape[1]
+        full = self._masked()
+        pad = torch.nn.functional.pad
+        regions = None if self.regions is None else pad(self.regions, (0, 0, 0, 0, 0, extra))
+        return replace(full, tokens=pad(full.tokens, (0, 0, 0, extra)), mask=pad(full.mask, (0, extra)), regions=regions)

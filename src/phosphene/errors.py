@@ -1,0 +1,21 @@
+"""What a user can cause. Everything else that goes wrong is our own mistake and shows its traceback."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class Problem(ValueError):
+    """A user's input cannot be used: the message names the file, field or value, and what would be right.
+
+    The command line prints it on one line and exits with 2.
+    """
+
+
+def unknown(what: str, name: object, known: Iterable[str]) -> Problem:
+    """The Problem for a name that is not among `known`: suggests the nearest, then lists them all."""
+    names = sorted(known)
+    near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else "."
+    return Problem(f"unknown {what} {name!r}{hint} Known: {', '.join(names)}")
