@@ -1,0 +1,449 @@
+"""The bundle: one .safetensors file that describes itself.
+
+The tensors are the weights that one samples with. The header's metadata holds, as JSON, the model card and a flat list
+of named parts, {name: [kind, arguments]}, each after the parts that it refers to, the whole last. In the arguments plain
+values stand as they are, and an object says what it is: {"part": name} another part, {"class": name} a class (a block
+kind), {"dict": {…}} a plain dictionary. So a part used twice is built once and stored once.
+
+A kind is a key of KINDS, which is closed: a file can never name code to run. Loading is strict, and every way in which
+a file can be wrong is a Problem. Whatever is read comes from outside, so nothing here trusts it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import importlib
+import json
+import math
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from phosphene.errors import Problem, unknown
+from phosphene.parts import PLAIN, is_part
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+FORMAT = 1
+ROOT = "system"  # the name of the whole
+MODELS = Path(__file__).resolve().parent.parent / "models"  # what is shipped with the package
+MAX_HEADER = 64 << 20  # bytes; ours are below 2 MB
+
+# name in files -> "module:Class", imported when first needed; or the class itself, for one's own
+KINDS: dict[str, str | type] = {}
+
+BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+NOT_WEIGHTS = [  # how files begin that are often taken for weights
+    (b"version https://git-lfs", "a git-LFS pointer, not the weights: run `git lfs pull` where it was cloned"),
+    (b"PK\x03\x04", "a zip archive, as .pt and .ckpt pickles are; pickles can run code, so they are not opened"),
+    (b"\x80", "a Python pickle, as .pt and .ckpt files are; pickles can run code, so they are not opened"),
+    (b"\x89PNG", "a PNG picture"),
+    (b"\xff\xd8\xff", "a JPEG picture"),
+    (b"GGUF", "a GGUF file"),
+    (b"\x89HDF", "an HDF5 file"),
+    (b"PAR1", "a Parquet table"),
+]
+
+
+# Writing ------------------------------------------------------------------------------------------------------------
+
+
+def save(system: Any, path: str | Path, card: str | None = None, dtype: str | torch.dtype | None = None) -> Path:
+    """Write `system`, or any other part, and everything it is made of, into one file; in place at once or not at all.
+
+    `card` is the model card, in Markdown. `dtype` ("bf16", "fp16") is what matrices and kernels are stored in; vectors
+    and scalars (biases, norms, scales) keep their own, they weigh next to nothing. Raises Problem where the path cannot
+    be written or a class is not in KINDS.
+    """
+    from safetensors.torch import save_file
+
+    parts = _parts(system)
+    names = {id(p): name for name, p in parts.items()}
+    description = {
+        "format": FORMAT,
+        "parts": {name: [_kind(type(p)), _written(p.arguments, names)["dict"]] for name, p in parts.items()},
+        "card": card or "",
+    }
+    stored = {key: _narrowed(t.detach(), _dtype(dtype)) for key, t in _tensors(parts).items()}
+    metadata = {"phosphene": json.dumps(description, ensure_ascii=False)}  # one key: several are written in any order
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(stored, partial, metadata)
+        with open(partial, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        raise Problem(f"{path} cannot be written: {error.strerror or error}") from None
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def _parts(whole: Any) -> dict[str, Any]:
+    """{name: part}, dependencies first. A name is the path of arguments that leads to the part, `denoiser.net`."""
+    if not is_part(whole):
+        raise Problem(f"a {type(whole).__name__} is not a part: only classes decorated with @part are saved")
+    found: dict[int, tuple[str, Any]] = {}
+
+    def visit(value: Any, name: str) -> None:
+        if is_part(value):
+            if id(value) not in found:
+                for key, argument in value.arguments.items():
+                    visit(argument, key if name == ROOT else f"{name}.{key}")
+                found[id(value)] = (name, value)
+        elif isinstance(value, (list, dict)):
+            for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+                visit(item, f"{name}.{key}")
+
+    visit(whole, ROOT)
+    return dict(found.values())
+
+
+def _written(value: Any, names: dict[int, str]) -> Any:
+    if is_part(value):
+        return {"part": names[id(value)]}
+    if isinstance(value, type):
+        return {"class": _kind(value)}
+    if isinstance(value, list):
+        return [_written(v, names) for v in value]
+    if isinstance(value, dict):
+        return {"dict": {k: _written(v, names) for k, v in value.items()}}
+    assert isinstance(value, PLAIN), value
+    if isinstance(value, float) and not math.isfinite(value):
+        raise Problem(f"a part was made with {value}, which JSON cannot say")
+    return value
+
+
+def _kind(cls: type) -> str:
+    """The name of a class in files."""
+    name = cls.__name__
+    if name not in KINDS or _class(name) is not cls:
+        raise Problem(f"class {cls.__module__}.{name} is not in phosphene.weights.bundle.KINDS, so no file can name it")
+    return name
+
+
+def _tensors(parts: Mapping[str, Any]) -> dict[str, Tensor]:
+    """{part/key: tensor}: each parameter and buffer once, under the first part that has it.
+
+    What was just built shares as what was saved did, so both sides of a file have the same keys.
+    """
+    from torch import nn
+
+    found: dict[int, tuple[str, Tensor]] = {}
+    for name, part in parts.items():
+        if isinstance(part, nn.Module):
+            for key, tensor in part.state_dict(keep_vars=True).items():
+                found.setdefault(id(tensor), (f"{name}/{key}", tensor))
+    return dict(found.values())
+
+
+def _narrowed(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    narrow = dtype is not None and tensor.is_floating_point() and tensor.ndim >= 2
+    tensor = tensor.to("cpu", dtype if narrow else None)
+    return tensor.contiguous().clone()  # two views of one storage cannot be written
+
+
+def _dtype(name: str | torch.dtype | None) -> torch.dtype | None:
+    import torch
+
+    known = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+    if isinstance(name, str) and name not in known:
+        raise unknown("dtype", name, known)
+    return known[name] if isinstance(name, str) else name
+
+
+# Reading ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor as the header announces it."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def count(self) -> int:
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a bundle's header says. parts {name: (kind, arguments)}; tensors {part/key: Stored}."""
+
+    path: Path
+    parts: dict[str, tuple[str, dict[str, Any]]]
+    tensors: dict[str, Stored]
+    card: str
+    size: int  # bytes
+
+    @property
+    def kind(self) -> str:
+        return self.parts[ROOT][0]
+
+    @property
+    def parameters(self) -> dict[str, int]:
+        """{part: how many numbers it stores}, for the parts that store any."""
+        counts: dict[str, int] = {}
+        for key, stored in self.tensors.items():
+            name = key.split("/")[0]
+            counts[name] = counts.get(name, 0) + stored.count
+        return counts
+
+    @property
+    def dtypes(self) -> dict[str, int]:
+        """{dtype: how many numbers}, the most first."""
+        counts: dict[str, int] = {}
+        for stored in self.tensors.values():
+            counts[stored.dtype] = counts.get(stored.dtype, 0) + stored.count
+        return dict(sorted(counts.items(), key=lambda item: -item[1]))
+
+
+def shipped() -> dict[str, Path]:
+    """{name: file} of the models that came with the package."""
+    return {path.stem: path for path in sorted(MODELS.glob("*.safetensors"))}
+
+
+def find(path_or_name: str | Path) -> Path:
+    """The file of a shipped model's name, of a path, or of a run's folder, which holds model.safetensors."""
+    path = Path(path_or_name)
+    if str(path_or_name) in shipped():
+        return shipped()[str(path_or_name)]
+    if path.is_dir():
+        if not (path / "model.safetensors").is_file():
+            raise Problem(f"{path} is a folder without model.safetensors: give a bundle or a finished run's folder")
+        return path / "model.safetensors"
+    if path.suffix or len(path.parts) > 1 or path.exists():
+        return path
+    raise unknown("model", str(path_or_name), shipped())
+
+
+def describe(path_or_name: str | Path) -> Description:
+    """What a bundle is, from its header alone; needs no torch. Raises Problem where it is not a bundle of ours."""
+    path = find(path_or_name)
+    try:
+        with open(path, "rb") as file:
+            return _described(path, file, os.fstat(file.fileno()).st_size)
+    except OSError as error:
+        raise Problem(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+def load(path_or_name: str | Path) -> Any:
+    """The system in a bundle, in float32, on the CPU and in eval mode.
+
+    Raises Problem, one line, where the file is truncated, foreign or damaged, where it names an unknown kind, or where
+    its tensors are not exactly those of the system that it describes. The caller's random numbers are left alone.
+    """
+    import torch
+    from safetensors import SafetensorError, safe_open
+
+    told = describe(path_or_name)
+    with torch.random.fork_rng(devices=[]), _at_most(told):
+        built = _built(told)
+    wanted = _tensors(built)
+    _check(told, wanted)
+    try:
+        with safe_open(told.path, "pt") as file, torch.no_grad():
+            for key, tensor in wanted.items():
+                tensor.copy_(file.get_tensor(key))
+    except (SafetensorError, OSError) as error:
+        raise Problem(f"{told.path} cannot be read: {_line(error)}") from None
+    system = built[ROOT]
+    if isinstance(system, torch.nn.Module):
+        system.eval()
+    return system
+
+
+def fingerprint(path_or_name: str | Path) -> str:
+    """The first 12 hexadecimal digits of the file's SHA-256: which weights a picture was made with."""
+    with open(find(path_or_name), "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+
+
+def _described(path: Path, file: Any, size: int) -> Description:
+    """The header: its length (8 bytes, little endian), then JSON. Nothing behind it is read."""
+    if size < 8:
+        raise Problem(f"{path} has {size} bytes; a .safetensors bundle was expected")
+    start = file.read(256)
+    length = int.from_bytes(start[:8], "little")
+    if length > MAX_HEADER:
+        raise Problem(f"{path} is {_guess(start)}; a .safetensors bundle was expected")
+    if 8 + length > size:
+        raise Problem(f"{path} is truncated: its header alone takes {8 + length} bytes, the file has {size}")
+    file.seek(8)
+    header = _json(path, file.read(length), "its header")
+    metadata = header.pop("__metadata__", {})
+    tensors = _announced(path, header, size - 8 - length)
+    if not isinstance(metadata, dict) or not isinstance(metadata.get("phosphene"), str):
+        raise Problem(f"{path} holds {len(tensors)} tensors but no Phosphene description: not a bundle of ours")
+    told = _json(path, metadata["phosphene"], "its description")
+    if told.get("format") != FORMAT:
+        raise Problem(f"{path} is of bundle format {told.get('format')!r}; this Phosphene reads format {FORMAT}")
+    parts = told.get("parts")
+    if not isinstance(parts, dict) or ROOT not in parts or not all(_is_entry(p) for p in parts.values()):
+        raise Problem(f"{path}: its description lacks parts, name: [kind, arguments], the whole named {ROOT!r}")
+    parts = {name: (kind, arguments) for name, (kind, arguments) in parts.items()}
+    return Description(path, parts, tensors, str(told.get("card", "")), size)
+
+
+def _guess(start: bytes) -> str:
+    """What a file that begins like this is, if not .safetensors."""
+    if start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
+        return "a web page (HTML or XML), not weights: download the file itself"
+    known = (what for magic, what in NOT_WEIGHTS if start.startswith(magic))
+    return next(known, f"no .safetensors file: it begins with {_short(start[:8])}")
+
+
+def _json(path: Path, text: bytes | str, what: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise Problem(f"{path} is damaged, or not a .safetensors file: {what} is not JSON ({_line(error)})") from None
+    if not isinstance(value, dict):
+        raise Problem(f"{path}: {what} is a JSON {type(value).__name__}, an object was expected")
+    return value
+
+
+def _announced(path: Path, header: dict[str, Any], data: int) -> dict[str, Stored]:
+    """{key: Stored}. The tensors must fill the `data` bytes behind the header, without holes and without overlap."""
+    tensors, spans = {}, []
+    for key, entry in header.items():
+        try:
+            stored = Stored(entry["dtype"], tuple(_natural(n) for n in entry["shape"]))
+            begin, end = (_natural(n) for n in entry["data_offsets"])
+            sound = end - begin == BYTES[stored.dtype] * stored.count
+        except (KeyError, TypeError, ValueError):
+            sound = False
+        if not sound:
+            raise Problem(f"{path} is damaged: tensor {key!r} is announced as {_short(entry)}")
+        tensors[key] = stored
+        spans.append((begin, end))
+    position = 0
+    for begin, end in sorted(spans):
+        if begin != position:
+            raise Problem(f"{path} is damaged: its tensors overlap or leave a hole at byte {position} of the data")
+        position = end
+    if position > data:
+        raise Problem(f"{path} is truncated: its tensors take {position} bytes, {data} are there; download it again")
+    if position < data:
+        raise Problem(f"{path} is damaged: {data - position} bytes follow its last tensor")
+    return tensors
+
+
+def _natural(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError(value)
+    return value
+
+
+def _is_entry(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], dict)
+
+
+def _built(told: Description) -> dict[str, Any]:
+    """{name: part}, made in the file's order, so that nothing can refer to itself."""
+    built: dict[str, Any] = {}
+    for name, (kind, arguments) in told.parts.items():
+        where = f"{told.path}: part {name!r}"
+        if kind not in KINDS:
+            raise Problem(f"{where}: {unknown('kind', kind, KINDS)}")
+        given = {key: _value(argument, built, where) for key, argument in arguments.items()}
+        try:
+            part = _class(kind)(**given)
+        except Problem:
+            raise
+        except Exception as error:  # the arguments come from the file, and so does whatever they lead to
+            raise Problem(f"{where} cannot be made: {kind} says {_line(error)}") from None
+        if not is_part(part):
+            raise Problem(f"{where}: {kind} is a block kind, not a part")
+        built[name] = part
+    return built
+
+
+def _value(value: Any, built: dict[str, Any], where: str) -> Any:
+    if isinstance(value, list):
+        return [_value(v, built, where) for v in value]
+    if not isinstance(value, dict):
+        return value
+    if len(value) == 1:
+        [(what, inside)] = value.items()
+        if what == "dict" and isinstance(inside, dict):
+            return {k: _value(v, built, where) for k, v in inside.items()}
+        if what == "part" and isinstance(inside, str) and inside in built:
+            return built[inside]
+        if what == "class" and isinstance(inside, str):
+            if inside not in KINDS:
+                raise Problem(f"{where}: {unknown('kind', inside, KINDS)}")
+            return _class(inside)
+    raise Problem(f"{where}: {_short(value)} is neither a part named before it, nor a class, nor a dict")
+
+
+@functools.cache
+def _resolved(target: str) -> type:
+    module, _, name = target.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def _class(kind: str) -> type:
+    target = KINDS[kind]
+    return _resolved(target) if isinstance(target, str) else target
+
+
+def _check(told: Description, wanted: Mapping[str, Tensor]) -> None:
+    """Problem where the file's tensors are not those of the system: one missing, one too many, one misshapen."""
+    missing, extra = sorted(wanted.keys() - told.tensors), sorted(told.tensors.keys() - wanted)
+    if missing:
+        raise Problem(f"{told.path} lacks {_some(missing)}, which its description asks for")
+    if extra:
+        raise Problem(f"{told.path} holds {_some(extra)}, for which its description has no place")
+    for key, tensor in wanted.items():
+        stored = told.tensors[key]
+        if stored.shape != tuple(tensor.shape):
+            raise Problem(f"{told.path}: {key} is {list(stored.shape)}, its description asks for {list(tensor.shape)}")
+        if (stored.dtype[0] in "FB" and stored.dtype != "BOOL") != tensor.is_floating_point():
+            raise Problem(f"{told.path}: {key} is stored as {stored.dtype}, its description asks for {tensor.dtype}")
+
+
+@contextlib.contextmanager
+def _at_most(told: Description) -> Iterator[None]:
+    """Refuses, before their memory is touched, more parameters than the file can fill (twice: tied ones come twice)."""
+    from torch.nn.modules.module import register_module_parameter_registration_hook
+
+    room = 2 * sum(t.count for t in told.tensors.values()) + (1 << 20)
+    thread = threading.get_ident()
+
+    def count(module: Any, name: str, parameter: Tensor | None) -> None:
+        nonlocal room
+        if parameter is not None and threading.get_ident() == thread:
+            room -= parameter.numel()
+            if room < 0:
+                raise Problem(f"{told.path}: its description asks for far more parameters than the file holds")
+
+    handle = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _some(keys: list[str]) -> str:
+    return keys[0] if len(keys) == 1 else f"{keys[0]} and {len(keys) - 1} more tensors"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}…"
+
+
+def _line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__)[:200]
