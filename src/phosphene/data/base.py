@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class Example:
     """One picture and what is said of it.
 
-    image    a PIL image; or uint8 (H, W), (H, W, 3) or (H, W, 4); or a float Tensor (C, H, W) that is ready for the network
+    image    a PIL image; uint8 (H, W), (H, W, 3) or (H, W, 4); or a float Tensor (C, H, W), ready for the network
     captions all of them, in all languages; data/batches.py draws one anew each time
     label    a class, or None
     meta     whatever else is known: style, split, name, group, the file it came from, a source's other columns
@@ -41,8 +41,9 @@ class Example:
 
 
 class Source(Protocol):
-    """Rows that can be had in any order. `source[i]` is a function of i; it raises Problem, naming the file or row, where
-    the picture is broken.
+    """Rows that can be had in any order. `source[i]` is a function of i.
+
+    It raises Problem, naming the file or row, where the picture is broken.
 
     A source may also have
     * `shards`: how many rows each shard has; rows are numbered shard by shard, and training reads shard by shard;
@@ -116,7 +117,9 @@ def open_source(spec: str) -> Source:
     if "filters" in known:
         given["filters"] = filters
     elif filters:
-        raise Problem(f"{kind.name} has no columns to filter on, so {filters[0]} means nothing; options: {_options(known)}")
+        raise Problem(
+            f"{kind.name} has no columns, so the filter {filters[0]} means nothing; options: {_options(known)}"
+        )
     return opener(**given)
 
 
@@ -140,14 +143,15 @@ def _converted(kind: str, options: dict[str, str], parameters, filters) -> dict[
     given: dict[str, Any] = {}
     for key, text in options.items():
         if key not in parameters or key in ("path", "filters"):
-            known = [k for k in parameters if k not in ("path", "filters")]
-            problem = unknown(f"option of {kind}", key, known)
-            raise Problem(f"{problem}. (A filter on a column is written {key}=={text})" if "filters" in parameters else problem)
+            problem = unknown(f"option of {kind}", key, [k for k in parameters if k not in ("path", "filters")])
+            hint = f". (A filter on a column is written {key}=={text})" if "filters" in parameters else ""
+            raise Problem(f"{problem}{hint}")
         try:
             given[key] = _value(text, parameters[key].default)
         except ValueError:
-            wanted = type(parameters[key].default).__name__
-            raise Problem(f"{kind}: {key}={text!r} should be of type {wanted}, like {parameters[key].default!r}") from None
+            default = parameters[key].default
+            wanted = type(default).__name__
+            raise Problem(f"{kind}: {key}={text!r} should be of type {wanted}, like {default!r}") from None
     return given
 
 
@@ -215,7 +219,7 @@ def _same(value: object, text: str) -> bool:
 
 
 def parse_spec(spec: str) -> tuple[str, dict[str, str], list[Filter]]:
-    """"what:key=value,column>3" → ("what", {"key": "value"}, [column>3]). Raises Problem for an empty spec."""
+    """ "what:key=value,column>3" → ("what", {"key": "value"}, [column>3]). Raises Problem for an empty spec."""
     match = _SPEC.fullmatch(spec.strip())
     if not match:
         raise Problem("an empty data spec; write a path or the name of a set, for example scenes")
@@ -243,7 +247,7 @@ def check_columns(name: str, columns, filters: list[Filter]) -> None:
 
 
 def matching_files(path: str, ending: str) -> list[Path]:
-    """The files that a path, a folder or a pattern with * stands for, sorted by name. Raises Problem where there are none."""
+    """The files that a path, a folder or a pattern with * stands for, sorted. Raises Problem if there are none."""
     place = Path(path).expanduser()
     if place.is_dir():
         found = sorted(place.glob(f"*{ending}"))
@@ -252,5 +256,7 @@ def matching_files(path: str, ending: str) -> list[Path]:
     else:
         found = sorted(Path(p) for p in glob.glob(str(place)))
     if not found:
-        raise Problem(f"no {ending} file at {path!r}: give a file, a folder that holds some, or a pattern such as 'data/*{ending}'")
+        raise Problem(
+            f"no {ending} file at {path!r}: give a file, a folder that holds some, or a pattern like 'data/*{ending}'"
+        )
     return found

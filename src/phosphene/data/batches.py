@@ -41,7 +41,8 @@ class Buckets:
     def sizes(self) -> list[tuple[int, int]]:
         """All (height, width)."""
         if self.area < self.multiple**2 or self.longest < 1:
-            raise Problem(f"{self}: area must hold at least one {self.multiple}x{self.multiple} square, and longest be ≥ 1")
+            square = f"{self.multiple}x{self.multiple}"
+            raise Problem(f"{self}: area must hold at least one {square} square, and longest be at least 1")
         found, width = set(), self.multiple
         while width <= (self.area * self.longest) ** 0.5 + 1e-6:
             height = max(self.multiple, int(self.area / width // self.multiple) * self.multiple)
@@ -66,8 +67,8 @@ class Batches:
     channels    3, or 1 for grey pictures
     multiple    what both sides must be divisible by, where the network says so
 
-    `broken` lists the broken pictures met so far, by what their source says of them. A broken picture's place is taken by
-    a row that is drawn from (seed, position).
+    `broken` holds {row: what is wrong} of the broken pictures met so far. A broken picture's place is taken by a row
+    drawn from (seed, position).
     Raises Problem for options that make no sense, an empty source, and a source that lacks the wanted prompts.
     """
 
@@ -129,7 +130,7 @@ class Batches:
     def stream(
         self, start_step: int = 0, workers: int = 0, slots: Sequence[int] | None = None
     ) -> Iterator[tuple[int, list[Batch]]]:
-        """(step, its batches) from `start_step` on, without end; `slots` are those that this process computes (None: all).
+        """(step, its batches) from `start_step` on, without end; `slots`: those that this process computes (None: all).
 
         With workers > 0, that many processes decode ahead; the batches are the same ones.
         """
@@ -170,8 +171,8 @@ class Batches:
                 except Problem as problem:
                     self.broken[row] = str(problem)
             row = self.order.another(micro, float(self._u(key(OTHER, attempt), np.array([position]))[0]))
-        first = next(iter(self.broken.values()))
-        raise Problem(f"{self.source.name}: {len(self.broken)} broken pictures and no good one in {TRIES} tries; the first: {first}")
+        found = f"{len(self.broken)} broken pictures and no good one in {TRIES} tries"
+        raise Problem(f"{self.source.name}: {found}; the first: {next(iter(self.broken.values()))}")
 
     def picture(self, example: Example, size: tuple[int, int], u: tuple[float, float] = (0.5, 0.5)) -> Tensor:
         """One picture, (C, H, W): uint8, or float where the source gives tensors."""
@@ -187,10 +188,8 @@ class Batches:
         dropped = self._u(DROP, positions) < self.drop
         if self.prompts == "label":
             return [None if d else label for d, label in zip(dropped.tolist(), labels, strict=True)]
-        draws = self._u(CAPTION, positions).tolist()
-        return [
-            None if d or not c else c[int(u * len(c))] for d, c, u in zip(dropped.tolist(), captions, draws, strict=True)
-        ]
+        draws = zip(dropped.tolist(), captions, self._u(CAPTION, positions).tolist(), strict=True)
+        return [None if d or not c else c[int(u * len(c))] for d, c, u in draws]
 
     # -- order -------------------------------------------------------------------------------------------------------
 
@@ -213,7 +212,7 @@ class Batches:
             nearest = sizes[np.abs(shapes - np.log(width / height)).argmin()]
             members.setdefault((int(nearest[0]), int(nearest[1])), []).append(row)
         if not members:
-            raise Problem(f"{self.source.name}: none of its {len(self.source)} pictures can be read; the first: {self.broken[0]}")
+            raise _all_broken(self)
         return {size: np.array(rows) for size, rows in members.items()}
 
 
@@ -223,7 +222,9 @@ class Cached(Batches):
     Made by `cached`. Draws the same rows and prompts as the Batches it was made from.
     """
 
-    def __init__(self, origin: Batches, table: Tensor, flipped: Tensor | None, captions: list, labels: list, prepared: bool):
+    def __init__(
+        self, origin: Batches, table: Tensor, flipped: Tensor | None, captions: list, labels: list, prepared: bool
+    ):
         self.__dict__.update(origin.__dict__)
         self.table, self.flipped, self.captions, self.labels, self.prepared = table, flipped, captions, labels, prepared
 
@@ -262,7 +263,9 @@ def cached(
     Raises Problem for random crops and buckets, which one table cannot hold, and where no picture can be read.
     """
     if batches.crop == "random" or not isinstance(batches.order, Shuffled):
-        raise Problem("a cache holds each picture at one size and in one crop: use crop='center' or 'squash' and a single size")
+        raise Problem(
+            "a cache holds each picture in one size and one crop: use crop='center' or 'squash' and a single size"
+        )
     n, rows_at_once = len(batches.source), 128
     chunks = [range(i, min(i + rows_at_once, n)) for i in range(0, n, rows_at_once)]
 
@@ -275,20 +278,21 @@ def cached(
     with torch.random.fork_rng(), _evaluating(system):
         torch.manual_seed(key(batches.seed, 99))
         for chunk, rows in in_order(work, chunks, workers):
-            good = [(row, image, c, label) for row, (image, c, label, _) in zip(chunk, rows, strict=True) if image is not None]
-            batches.broken.update({row: why for row, (*_, why) in zip(chunk, rows, strict=True) if why})
-            for row, _, c, label in good:
+            for row, (_, c, label, why) in zip(chunk, rows, strict=True):
                 captions[row], labels[row] = c, label
+                if why:
+                    batches.broken[row] = why
+            good = [(row, image) for row, (image, *_) in zip(chunk, rows, strict=True) if image is not None]
             if good:
-                where = torch.tensor([row for row, *_ in good])
-                made = torch.stack([image for _, image, *_ in good])
+                where = torch.tensor([row for row, _ in good])
+                made = torch.stack([image for _, image in good])
                 table = _put(table, n, where, _prepared(system, made, where, dtype))
                 if batches.flip and system is not None:
                     flipped = _put(flipped, n, where, _prepared(system, made.flip(-1), where, dtype))
             if progress:
                 progress(chunk.stop, n)
     if table is None:
-        raise Problem(f"{batches.source.name}: none of its {n} pictures can be read; the first: {batches.broken[0]}")
+        raise _all_broken(batches)
     return Cached(batches, table, flipped, captions, labels, prepared=system is not None)
 
 
@@ -330,6 +334,11 @@ class _evaluating:
     def __exit__(self, *_) -> None:
         if self.system is not None:
             self.system.train(self.was)
+
+
+def _all_broken(batches: Batches) -> Problem:
+    n, name = len(batches.source), batches.source.name
+    return Problem(f"{name}: none of its {n} pictures can be read; the first: {batches.broken[0]}")
 
 
 def size_of(source: Source, row: int) -> tuple[int, int]:

@@ -1,7 +1,7 @@
 """Which row stands where. A position is a number; the row at a position is a function of (seed, position) alone.
 
-There is no shuffle buffer and no stored permutation: `shuffled` computes single values of a pseudo-random permutation, so
-that step 1,000,000 of a run costs what step 0 does, and a set of 10^15 rows costs what one of 10 does.
+There is no shuffle buffer and no stored permutation: `shuffled` computes single values of a pseudo-random permutation.
+So step 1,000,000 of a run costs what step 0 does, and a set of 10^15 rows costs what one of 10 does.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def uniform(seed: int, positions: np.ndarray) -> np.ndarray:
 def shuffled(places: np.ndarray, n: int, seed: int) -> np.ndarray:
     """Values of a pseudo-random permutation of 0..n−1 at `places`, (B,) int64.
 
-    A Feistel network is a permutation of 2^(2k) ≥ n numbers; where it leaves 0..n−1, it is applied again until it is back
-    ("cycle walking", Black & Rogaway 2002), which is a permutation of 0..n−1.
+    A Feistel network is a permutation of 2^(2k) ≥ n numbers. Where it leaves 0..n−1, it is applied again until it is
+    back ("cycle walking", Black & Rogaway 2002), and that is a permutation of 0..n−1.
     """
     half = max(1, ((max(n - 1, 1)).bit_length() + 1) // 2)
     low = np.uint64((1 << half) - 1)
@@ -63,8 +63,11 @@ def shuffled(places: np.ndarray, n: int, seed: int) -> np.ndarray:
 
 
 class Shuffled:
-    """Rows 0..n−1, all of them once an epoch, in another order each epoch; or shard by shard, with the shards in another
-    order each epoch, and the rows inside each too."""
+    """Rows 0..n−1, all of them once an epoch, in another order each epoch.
+
+    With `shards`, the number of rows in each: shard by shard, the shards in another order each epoch, and the rows
+    inside each too.
+    """
 
     def __init__(self, n: int, seed: int, shards: Sequence[int] | None = None):
         self.n, self.seed = n, seed
@@ -102,7 +105,7 @@ class Shuffled:
         return rows
 
     def _shard_order(self, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Shards in this epoch's order without the empty ones, where each begins in the epoch, first row of each shard."""
+        """Shards in this epoch's order, less the empty; where each begins in the epoch; the first row of each shard."""
         order = shuffled(np.arange(len(self.shards)), len(self.shards), key(self.seed, 3, epoch))
         order = order[self.shards[order] > 0]
         starts = np.concatenate([[0], np.cumsum(self.shards[order])[:-1]])
@@ -110,7 +113,7 @@ class Shuffled:
 
 
 class Bucketed:
-    """Rows grouped by picture size: every micro-batch is of one size, and every row stands in every epoch at least once.
+    """Rows grouped by picture size: every micro-batch has one size, and every row stands in every epoch at least once.
 
     members  {(height, width): rows}; the last micro-batch of a bucket is filled up with rows of the same bucket.
     """

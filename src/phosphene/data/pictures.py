@@ -91,8 +91,8 @@ def _eight_bits(pixels: np.ndarray) -> np.ndarray:
 def fitted(image: Image.Image, size: tuple[int, int], crop: str, u: tuple[float, float] = (0.5, 0.5)) -> Image.Image:
     """The picture at size (height, width), by an antialiased (Lanczos) resize of a part of it.
 
-    crop  "center": the largest part in the middle with the shape of `size`; "random": as large a part, at place u of where
-          it can be, in [0, 1)²; "squash": all of it, out of shape.
+    crop  "center": the largest part in the middle with the shape of `size`; "random": as large a part, at the share u,
+          in [0, 1)², of where it can be; "squash": all of it, out of shape.
     """
     height, width = size
     if image.size == (width, height):
@@ -101,8 +101,10 @@ def fitted(image: Image.Image, size: tuple[int, int], crop: str, u: tuple[float,
     if crop != "squash":
         scale = min(image.width / width, image.height / height)
         w, h = width * scale, height * scale
-        x, y = ((image.width - w) * u[0], (image.height - h) * u[1]) if crop == "random" else (
-            (image.width - w) / 2, (image.height - h) / 2)  # fmt: skip
+        x, y = (
+            (image.width - w) * (u[0] if crop == "random" else 0.5),
+            (image.height - h) * (u[1] if crop == "random" else 0.5),
+        )
         box = (x, y, min(x + w, image.width), min(y + h, image.height))
     return image.resize((width, height), Image.Resampling.LANCZOS, box=box)
 
