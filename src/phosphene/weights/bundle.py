@@ -1,9 +1,9 @@
 """The bundle: one .safetensors file that describes itself.
 
 The tensors are the weights that one samples with. The header's metadata holds, as JSON, the model card and a flat list
-of named parts, {name: [kind, arguments]}, each after the parts that it refers to, the whole last. In the arguments plain
-values stand as they are, and an object says what it is: {"part": name} another part, {"class": name} a class (a block
-kind), {"dict": {…}} a plain dictionary. So a part used twice is built once and stored once.
+of named parts, {name: [kind, arguments]}, each after the parts that it refers to, the whole last. In the arguments
+plain values stand as they are, and an object says what it is: {"part": name} another part, {"class": name} a class (a
+block kind), {"dict": {…}} a plain dictionary. So a part used twice is built once and stored once.
 
 A kind is a key of KINDS, which is closed: a file can never name code to run. Loading is strict, and every way in which
 a file can be wrong is a Problem. Whatever is read comes from outside, so nothing here trusts it.
