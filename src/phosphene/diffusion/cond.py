@@ -76,4 +76,6 @@ class Cond:
         full = self._masked()
         pad = torch.nn.functional.pad
         regions = None if self.regions is None else pad(self.regions, (0, 0, 0, 0, 0, extra))
-        return replace(full, tokens=pad(full.tokens, (0, 0, 0, extra)), mask=pad(full.mask, (0, extra)), regions=regions)
+        return replace(
+            full, tokens=pad(full.tokens, (0, 0, 0, extra)), mask=pad(full.mask, (0, extra)), regions=regions
+        )
