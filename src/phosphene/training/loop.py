@@ -1,0 +1,440 @@
+"""The training loop: a generator of Progress that knows only the System contract.
+
+A step is an update for every turn of the system. Its batch is a fixed number of slots; the gradient is the mean over
+them. Before a slot is prepared and before each turn works on it, torch's generators are seeded from
+(run seed, step, slot, turn): t, noise, dropout and the autoencoder's draw are functions of these alone, so that
+a resumed run is the same run bit for bit, and one process with two slots equals two with one, to rounding.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from phosphene.errors import Problem
+from phosphene.systems.base import Batch, Loss, System
+from phosphene.training import checkpoint
+from phosphene.training.ema import Ema, attach, ema_weights
+from phosphene.training.folder import Folder, record
+from phosphene.training.settings import Settings, resolve
+from phosphene.training.team import Team
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands after `step` of `steps` updates.
+
+    lr          the rate of this update (of the first turn)
+    images      pictures seen, and `seconds` trained, earlier sessions counted; per_second is of the last line's window
+    eta         seconds to go
+    numbers     means since the log's line before: "loss/TURN", "grad_norm/TURN", "TURN/PART"; new where `logged`
+    checkpoint, sample   the files written at this step
+    notes       lines that the user should see
+    """
+
+    step: int
+    steps: int
+    lr: float
+    images: int
+    seconds: float
+    per_second: float
+    eta: float
+    numbers: dict[str, float]
+    logged: bool = False
+    checkpoint: Path | None = None
+    sample: Path | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def loss(self) -> float:
+        """The loss of the turn (the sum over them where there are several)."""
+        return sum(v for k, v in self.numbers.items() if k.startswith("loss/")) if self.numbers else math.nan
+
+    @property
+    def grad_norm(self) -> float:
+        """The norm of the gradient before clipping, over all turns."""
+        return math.hypot(*(v for k, v in self.numbers.items() if k.startswith("grad_norm/")))
+
+    def row(self) -> dict[str, float]:
+        """A line of metrics.jsonl."""
+        clock = {"images": self.images, "seconds": round(self.seconds, 3), "images/s": round(self.per_second, 3)}
+        return {"step": self.step, "loss": self.loss, **self.numbers, "lr": self.lr, **clock}
+
+
+def train(
+    system: System,
+    data: Any,
+    *,
+    out: str | Path | None = None,
+    resume: bool = False,
+    start: str | Path | None = None,
+    sample: Callable[[System], Any] | None = None,
+    card: str | None = None,
+    save: Callable[..., Any] | None = None,
+    knobs: dict | None = None,
+    **settings: Any,
+) -> Iterator[Progress]:
+    """Trains `system` on `data`; the caller's `for` loop shows, logs and stops.
+
+    data      `Batches`, or anything with slots, .stream(start, workers, slots) -> (step, [Batch a slot])
+    out       the run's folder; None writes nothing
+    resume    go on from the newest whole checkpoint in `out`, with the same settings
+    start     begin from the (averaged) weights of another run's folder or checkpoint
+    sample    system -> PIL picture or (B, 3, H, W) in [-1, 1], each `sample_every` steps, with the averaged weights
+    card      the model card for the bundle
+    save      (system, path, card=…) writes the bundle; None: `weights.bundle.save`
+    knobs     the recipe's own arguments: kept in settings.json and compared on resume
+    settings  the fields of `Settings`: steps=, lr=, warmup=, decay=, floor=, betas=, clip=, ema=, precision=, seed=, …
+
+    At the end the system holds the averaged weights; within the run `ema_weights(system)` shows them. A caller that
+    leaves the loop early has the weights as they are, and a checkpoint of them in `out`.
+    Raises Problem: a setting that cannot be; a folder that cannot be written, holds another run, or whose checkpoints
+    are all damaged; a loss or gradient that is not finite (says the step and what to try).
+    """
+    run = _Run(system, data, Settings.of(settings), start, sample)
+    if out is not None:
+        run.folder = Folder(out)
+        if run.team.leads:
+            run.folder.claim(run.record(knobs or {}), resume)
+    return run.steps(resume, lambda path: (save or _bundle)(system, path, card=card))
+
+
+class _Turn:
+    """One turn of a step: some parameters, under their names, and their AdamW."""
+
+    def __init__(self, name: str, parameters: dict[str, nn.Parameter], settings: Settings) -> None:
+        self.name, self.parameters = name, parameters
+        matrices = [p for p in parameters.values() if p.ndim > 1]
+        gains = [p for p in parameters.values() if p.ndim <= 1]
+        groups = [(matrices, settings.weight_decay), (gains, 0.0)]
+        device = next(iter(parameters.values())).device.type
+        self.optimizer = torch.optim.AdamW(
+            [{"params": ps, "weight_decay": decay} for ps, decay in groups if ps],
+            lr=settings.rate(0, name),
+            betas=tuple(settings.betas),
+            eps=settings.eps,
+            fused=device in ("cpu", "cuda", "mps", "xpu"),
+        )
+
+    def state(self) -> dict[str, Tensor]:
+        """AdamW's state under the parameters' names; a parameter that never had a gradient has none."""
+        names = {p: name for name, p in self.parameters.items()}
+        states = self.optimizer.state.items()
+        return {f"{self.name}/{names[p]}/{key}": value for p, state in states for key, value in state.items()}
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        for name, p in self.parameters.items():
+            begins = f"{self.name}/{name}/"
+            state = {k.removeprefix(begins): v for k, v in tensors.items() if k.startswith(begins)}
+            if state:
+                self.optimizer.state[p] = {k: v.to(p.device, copy=True) for k, v in state.items()}
+
+    def clip(self, longest: float) -> Tensor:
+        """The norm of the gradient, which is then shrunk to `longest` (0: never)."""
+        grads = [p.grad for p in self.parameters.values() if p.grad is not None]
+        if not grads:
+            return torch.zeros(())
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
+        if longest and norm.device.type != "cpu":  # without waiting for the device
+            torch._foreach_mul_(grads, (longest / norm).clamp(max=1.0))
+        elif longest and norm > longest:
+            torch._foreach_mul_(grads, longest / float(norm))
+        return norm
+
+
+class _Log:
+    """Numbers gathered step by step, on the device, and read only when a line is written."""
+
+    def __init__(self, team: Team) -> None:
+        self.team = team
+        self.begun = self.since = time.perf_counter()
+        self.images = self.fresh = self.updates = 0
+        self.gathered: dict[str, list[Tensor]] = defaultdict(list)
+        self.numbers: dict[str, float] = {}
+        self.per_second = math.nan
+
+    def add(self, numbers: dict[str, Tensor]) -> None:
+        for name, value in numbers.items():
+            self.gathered[name].append(value.detach())
+
+    def step(self, images: int) -> None:
+        self.updates += 1
+        self.images += images
+        self.fresh += images
+
+    def read(self) -> dict[str, float]:
+        """The means since the last time, over all processes."""
+        names = sorted(self.gathered)
+        means = self.team.mean(torch.stack([torch.stack(self.gathered[n]).float().mean() for n in names])).tolist()
+        self.numbers = dict(zip(names, means, strict=True))
+        now = time.perf_counter()
+        self.per_second = self.fresh / (now - self.since)
+        self.since, self.fresh = now, 0
+        self.gathered.clear()
+        return self.numbers
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self.begun
+
+    def eta(self, steps: int) -> float:
+        return steps * self.seconds / self.updates if self.updates else math.nan
+
+
+class _Run:
+    """A run: its state, its loop, what it writes."""
+
+    def __init__(self, system: System, data: Any, settings: Settings, start, sample) -> None:
+        self.system, self.data, self.settings, self.start, self.sample = system, data, settings, start, sample
+        self.folder: Folder | None = None
+        self.team = Team(system.device)
+        self.slots = self.team.slots(data.slots)
+        self.precision = resolve(settings.precision, self.team.device)
+        names = {p: name for name, p in system.named_parameters()}
+        turns = {turn: {names[p]: p for p in parameters} for turn, parameters in system.turns.items()}
+        self.parameters = {turn: parameters for turn, parameters in turns.items() if parameters}
+        self.trained = {name: p for parameters in self.parameters.values() for name, p in parameters.items()}
+        if not self.trained:
+            raise Problem("nothing to train: every parameter of the system is frozen")
+        for name, p in self.trained.items():
+            if p.dtype != torch.float32:
+                raise Problem(f"{name} is {p.dtype}; trained weights are float32 (precision='bf16' computes in bf16)")
+        for turn in self.parameters:
+            settings.rate(0, turn)
+        self.step, self.images, self.seconds, self.saved = 0, 0, 0.0, None
+
+    def record(self, knobs: dict) -> dict:
+        """What the run is a function of."""
+        data = {"slots": self.data.slots, **(getattr(self.data, "settings", None) or {})}
+        start = None if self.start is None else str(self.start)
+        return record(self.settings, self.precision, self.system, self.trained, {**knobs, "start": start}, data)
+
+    # The loop ---------------------------------------------------------------------------------------------------
+
+    def steps(self, resume: bool, bundle: Callable[[Path], Any]) -> Iterator[Progress]:
+        try:
+            notes = self.begin(resume)
+            log = _Log(self.team)
+            for step, batches in self.data.stream(self.step, workers=self.settings.workers, slots=self.slots):
+                if step >= self.settings.steps:
+                    break
+                log.step(self.update(batches, log) * self.team.world)
+                self.step = step + 1
+                now = self.report(log)
+                if self.step == self.settings.steps:
+                    self.end(bundle)
+                yield replace(now, notes=tuple(notes))
+                notes = []
+            if not log.updates:  # resumed at its end
+                self.end(bundle)
+                yield replace(self.report(log), notes=tuple(notes))
+        except GeneratorExit:
+            self.save()  # the caller has seen enough; nothing is lost
+            raise
+        finally:
+            self.leave()
+
+    def begin(self, resume: bool) -> list[str]:
+        """Everything in its place for update number self.step + 1. Returns notes."""
+        self.system.to(self.team.device).train()
+        if self.start is not None:
+            self.load(checkpoint.read_weights(self.start), str(self.start))
+        self.turns = [_Turn(name, parameters, self.settings) for name, parameters in self.parameters.items()]
+        self.ema = Ema(self.trained, self.settings.ema) if self.settings.ema else None
+        attach(self.system, self.ema)
+        notes = self.restore() if resume and self.folder else []
+        if self.folder and self.team.leads:
+            notes += self.folder.begin(self.step, self.settings.tensorboard)
+        if self.settings.compile:
+            for block in _blocks(self.system):
+                block.compile()
+        self.model = self.team.wrap(self.system)
+        self.optimizers = [self.team.wrap_optimizer(turn.optimizer) for turn in self.turns]
+        return notes
+
+    def update(self, batches: list[Batch], log: _Log) -> int:
+        """One step: every turn in its order, then the average. Returns how many pictures it took."""
+        batches = [self.prepared(batch, slot) for batch, slot in zip(batches, self.slots, strict=True)]
+        for turn, optimizer in zip(self.turns, self.optimizers, strict=True):
+            if len(self.turns) > 1:
+                for name, p in self.trained.items():
+                    p.requires_grad_(name in turn.parameters)
+            turn.optimizer.zero_grad(set_to_none=True)
+            losses = [self.backward(turn.name, b, slot, log) for b, slot in zip(batches, self.slots, strict=True)]
+            norm = turn.clip(self.settings.clip)
+            log.add({f"grad_norm/{turn.name}": norm})
+            self.signal = torch.stack([norm, *losses]).sum()
+            if self.signal.device.type == "cpu":  # elsewhere it would wait for the device: looked at with the log
+                self.check(before=turn is self.turns[0])
+            for group in turn.optimizer.param_groups:
+                group["lr"] = self.settings.rate(self.step, turn.name)
+            optimizer.step()
+        if self.ema:
+            self.ema.update(self.step + 1)
+        return sum(len(batch.image) for batch in batches)
+
+    def backward(self, turn: str, batch: Batch, slot: int, log: _Log) -> Tensor:
+        """Adds a slot's share to the gradient; the slot's loss."""
+        seed(self.settings.seed, self.step, slot, turn)
+        with self.team.quiet(self.model, last=slot == self.slots[-1]):
+            with self.autocast():
+                loss: Loss = self.model(batch, turn)
+            (loss.total / len(self.slots)).backward()
+        log.add({f"loss/{turn}": loss.total, **{f"{turn}/{name}": value for name, value in loss.parts.items()}})
+        return loss.total.detach()
+
+    @torch.no_grad()
+    def prepared(self, batch: Batch, slot: int) -> Batch:
+        batch = batch.to(self.team.device)
+        if batch.prepared:
+            return batch
+        seed(self.settings.seed, self.step, slot, "prepare")
+        with self.autocast():
+            return self.system.prepare(batch)
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.team.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+    def check(self, before: bool) -> None:
+        """Problem where the last loss or gradient is not finite; `before` the update, the weights are still saved."""
+        if math.isfinite(float(self.signal)):
+            return
+        if before:
+            self.save()
+        kept = next(iter(checkpoint.found(self.folder.checkpoints)), None) if self.folder else None
+        raise Problem(
+            f"the loss or its gradient is not finite at step {self.step + (1 if before else 0)}; try a lower lr, "
+            "more warmup, a smaller clip or precision='fp32'" + (f". The weights before it: {kept}" if kept else "")
+        )
+
+    # What is written --------------------------------------------------------------------------------------------
+
+    def report(self, log: _Log) -> Progress:
+        """The step's Progress; writes what is due."""
+        s, last = self.settings, self.step == self.settings.steps
+        due = {n: every > 0 and self.step % every == 0 for n, every in s.every.items()}
+        logged = bool(log.gathered) and (due["log"] or last or log.updates == 1)
+        if (logged or due["checkpoint"]) and log.updates:
+            self.check(before=False)
+        if logged:
+            log.read()
+        self.now = Progress(
+            self.step,
+            s.steps,
+            lr=s.rate(max(0, self.step - 1), self.turns[0].name),
+            images=self.images + log.images,
+            seconds=self.seconds + log.seconds,
+            per_second=log.per_second,
+            eta=log.eta(s.steps - self.step),
+            numbers=log.numbers,
+            logged=logged,
+        )
+        if not (self.folder and self.team.leads and log.updates):
+            return self.now
+        if logged:
+            self.folder.log(self.now.row())
+        shown = self.show() if self.sample and (due["sample"] or (last and s.sample_every)) else None
+        kept = self.save() if due["checkpoint"] or last else None
+        return replace(self.now, sample=shown, checkpoint=kept)
+
+    def show(self) -> Path:
+        """samples/step-N.png, with the averaged weights."""
+        self.system.eval()
+        with ema_weights(self.system), torch.no_grad():
+            path = self.folder.sample(self.sample(self.system), self.step)
+        self.system.train()
+        return path
+
+    def save(self) -> Path | None:
+        """A checkpoint of where the run stands, unless there is one."""
+        if not (self.folder and self.team.leads) or self.saved == self.step or not hasattr(self, "turns"):
+            return None
+        files = {"weights": self.weights(), "optimizer": {k: v for turn in self.turns for k, v in turn.state().items()}}
+        if self.ema:
+            files["ema"] = self.ema.average
+        position = (
+            {"images": self.now.images, "seconds": self.now.seconds} if self.step else {"images": 0, "seconds": 0}
+        )
+        path = checkpoint.save(self.folder.checkpoints, self.step, files, position, self.settings.keep)
+        self.saved = self.step
+        self.folder.plot()
+        return path
+
+    def weights(self) -> dict[str, Tensor]:
+        """What the run changes: trained parameters, and the buffers that are the system's state."""
+        kept = self.system.state_dict().keys()
+        return {**self.trained, **{name: b for name, b in self.system.named_buffers() if name in kept}}
+
+    @torch.no_grad()
+    def load(self, tensors: dict[str, Tensor], where: str) -> None:
+        """Takes the weights over, strictly."""
+        for name, mine in self.weights().items():
+            if name not in tensors or tensors[name].shape != mine.shape:
+                found = list(tensors[name].shape) if name in tensors else "nothing"
+                raise Problem(f"{where} has {found} for {name}, {list(mine.shape)} here: it is of another system")
+            mine.copy_(tensors[name])
+
+    def restore(self) -> list[str]:
+        """Goes to the newest whole checkpoint."""
+        newest = checkpoint.newest(self.folder.checkpoints)
+        if newest is None:
+            return [f"No checkpoint in {self.folder.path} yet: from the beginning."]
+        files, position, notes = newest
+        if position["step"] > self.settings.steps:
+            raise Problem(f"{self.folder.path} is at step {position['step']}, beyond steps={self.settings.steps}")
+        self.load(files["weights"], str(self.folder.path))
+        for turn in self.turns:
+            turn.restore(files["optimizer"])
+        if self.ema:
+            self.ema.load(files["ema"])
+        self.step, self.images, self.seconds = position["step"], position["images"], position["seconds"]
+        self.saved = self.step if not notes else None
+        return [*notes, f"Going on after step {self.step}."]
+
+    def end(self, bundle: Callable[[Path], Any]) -> None:
+        """The system gets its averaged weights, for good, and the bundle is written."""
+        self.system.eval()
+        if self.ema:
+            self.ema.swap()
+            attach(self.system, None)
+        for p in self.trained.values():
+            p.requires_grad_(True)
+        if self.folder and self.team.leads:
+            with checkpoint.writing(self.folder.path / "model.safetensors"):
+                bundle(self.folder.path / "model.safetensors")
+
+    def leave(self) -> None:
+        for p in self.trained.values():
+            p.requires_grad_(True)
+        if self.settings.compile:
+            for block in _blocks(self.system):
+                block._compiled_call_impl = None
+        if self.folder:
+            self.folder.close()
+
+
+def seed(*of: int | str) -> None:
+    """Seeds torch's generators, of every device, from (run seed, step, slot, turn)."""
+    digest = hashlib.blake2b(" ".join(map(str, of)).encode(), digest_size=8).digest()
+    torch.manual_seed(int.from_bytes(digest, "little") >> 1)
+
+
+def _blocks(system: nn.Module) -> list[nn.Module]:
+    """The repeated blocks of every net in the system that trains."""
+    nets = [m for m in system.modules() if hasattr(m, "blocks") and any(p.requires_grad for p in m.parameters())]
+    return list(dict.fromkeys(block for net in nets for block in net.blocks))
+
+
+def _bundle(system: System, path: Path, card: str | None) -> None:
+    from phosphene.weights import bundle
+
+    bundle.save(system, path, card=card)

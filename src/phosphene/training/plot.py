@@ -1,0 +1,88 @@
+"""loss.png: the losses of a run, drawn with Pillow alone."""
+
+from __future__ import annotations
+
+import math
+
+from PIL import Image, ImageDraw, ImageFont
+
+WIDTH, HEIGHT, LEFT, TOP, BOTTOM, RIGHT = 900, 520, 78, 44, 46, 24
+COLOURS = ("#2563eb", "#dc2626", "#059669", "#d97706", "#7c3aed", "#0891b2")
+GRID, TEXT = "#e5e7eb", "#374151"
+
+
+def losses(rows: list[dict]) -> Image.Image | None:
+    """The losses of metrics.jsonl's rows against the step, as logged (pale) and smoothed; None below two rows.
+
+    The upright axis is logarithmic where every loss is above 0.
+    """
+    names = sorted({name for row in rows for name in row if name.startswith("loss/")})
+    curves = {n: [(row["step"], row[n]) for row in rows if math.isfinite(row.get(n, math.nan))] for n in names}
+    curves = {n: points for n, points in curves.items() if len(points) > 1}
+    if not curves:
+        return None
+    values = [y for points in curves.values() for _, y in points]
+    scale = math.log10 if min(values) > 0 else float
+    top_step = max(points[-1][0] for points in curves.values())
+    low, high = scale(_share(values, 0.002)), scale(_share(values, 0.998))
+    if high - low < 1e-9:
+        low, high = low - 0.5, high + 0.5
+    low, high = low - 0.04 * (high - low), high + 0.04 * (high - low)
+
+    def place(step: float, y: float) -> tuple[float, float]:
+        down = (high - scale(y)) / (high - low)
+        across = step / top_step * (WIDTH - LEFT - RIGHT)
+        return LEFT + across, TOP + min(1.0, max(0.0, down)) * (HEIGHT - TOP - BOTTOM)
+
+    sheet = Image.new("RGB", (WIDTH, HEIGHT), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
+    for y in _ticks(low, high, scale is math.log10):
+        height = place(0, y)[1]
+        draw.line([(LEFT, height), (WIDTH - RIGHT, height)], GRID)
+        draw.text((LEFT - 8, height), f"{y:.3g}", TEXT, font, "rm")
+    for step in _ticks(0, top_step, False):
+        draw.text((place(step, values[0])[0], HEIGHT - BOTTOM + 8), f"{step:g}", TEXT, font, "mt")
+    x = LEFT
+    for (name, points), colour in zip(curves.items(), COLOURS * len(curves), strict=False):
+        draw.line([place(*p) for p in points], _pale(colour), 1)
+        draw.line([place(*p) for p in _smooth(points)], colour, 3, "curve")
+        label = f"{name.removeprefix('loss/')}  {_smooth(points)[-1][1]:.4g}"
+        draw.text((x, TOP / 2), label, colour, font, "lm")
+        x += draw.textlength(label, font) + 28
+    draw.text((WIDTH - RIGHT, HEIGHT - 8), "step", TEXT, font, "rb")
+    return sheet
+
+
+def _share(values: list[float], share: float) -> float:
+    """The value below which `share` of them lie: one wild step does not set the scale."""
+    return sorted(values)[round(share * (len(values) - 1))]
+
+
+def _smooth(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Exponential mean over about a fiftieth of the curve, its start corrected."""
+    keep = 1 - 1 / (1 + len(points) / 50)
+    smooth, total, weight = [], 0.0, 0.0
+    for x, y in points:
+        total, weight = keep * total + (1 - keep) * y, keep * weight + (1 - keep)
+        smooth.append((x, total / weight))
+    return smooth
+
+
+def _ticks(low: float, high: float, logarithmic: bool) -> list[float]:
+    """Round numbers between low and high, about six of them."""
+    if logarithmic:
+        decades = range(math.floor(low), math.ceil(high) + 1)
+        for steps in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8)):
+            ticks = [m * 10.0**d for d in decades for m in steps if low <= math.log10(m * 10.0**d) <= high]
+            if len(ticks) >= 4:
+                return ticks
+        return _ticks(10**low, 10**high, False)
+    rough = (high - low) / 6
+    size = 10 ** math.floor(math.log10(rough))
+    step = next(m * size for m in (1, 2, 5, 10) if m * size >= rough)
+    return [k * step for k in range(math.ceil(low / step), math.floor(high / step) + 1)]
+
+
+def _pale(colour: str) -> str:
+    channels = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+    return "#" + "".join(f"{(c + 2 * 255) // 3:02x}" for c in channels)
