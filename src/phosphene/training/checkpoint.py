@@ -90,21 +90,27 @@ def load(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict]:
     return files, position
 
 
-def newest(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict, list[str]] | None:
+def newest(folder: Path, aside: bool = True) -> tuple[dict[str, dict[str, Tensor]], dict, list[str]] | None:
     """(files, position, notes) of the newest whole checkpoint, None where there is none.
 
-    notes say which ones were damaged and passed over; Problem where all of them are.
+    notes say which ones were damaged and passed over, and (`aside`) renamed; Problem where all of them are.
     """
     notes: list[str] = []
+    bad = []
     for path in found(folder):
         try:
             files, position = load(path)
         except Damaged as damage:
             notes.append(str(damage))
+            bad.append(path)
             continue
+        if aside:
+            for other in bad:
+                with writing(other):
+                    other.rename(other.with_name(f"{other.name}.damaged"))
+        notes = [f"Damaged checkpoint, set aside: {note}." for note in notes]
         if notes:
-            notes = [f"Damaged checkpoint, not used: {note}." for note in notes]
-            notes.append(f"Going on from the one before it, {path}; the steps since are done again.")
+            notes.append(f"Going on from the one before, {path}; the steps since are done again.")
         return files, position, notes
     if notes:
         raise Problem(f"no checkpoint in {folder} is whole: {'; '.join(notes)}. Train anew in another folder")

@@ -15,8 +15,8 @@ from phosphene.errors import Problem
 class Team:
     """Who trains: `rank` of `world` processes, on `device`.
 
-    Started by `accelerate launch` (or torchrun) there are several, each with its share of a step's slots, and accelerate
-    wraps model and optimiser; the gradient is the same mean over all slots, to rounding.
+    Started by `accelerate launch` (or torchrun) there are several, each with its share of a step's slots, and
+    accelerate wraps model and optimiser; the gradient is the same mean over all slots, to rounding.
     """
 
     def __init__(self, device: torch.device) -> None:
