@@ -110,10 +110,8 @@ def grid(pictures: Tensor, columns: int | None = None, gap: int = 2) -> Image.Im
     return sheet
 
 
-def record(
-    settings: Settings, precision: str, system: nn.Module, trained: dict[str, nn.Parameter], recipe: dict, data: dict
-) -> dict:
-    """What a run is a function of, as settings.json keeps it; `recipe` and `data` are those rooms' part of it."""
+def record(settings: Settings, precision: str, system: nn.Module, trained: dict[str, nn.Parameter]) -> dict:
+    """What a run is a function of, apart from recipe and data, as settings.json keeps it."""
     frozen: dict[str, hashlib._Hash] = {}
     for name, p in system.named_parameters():
         if name not in trained:
@@ -121,8 +119,6 @@ def record(
     shapes = {name: list(p.shape) for name, p in trained.items()}
     return {
         "training": settings.plain() | {"precision": precision},
-        "recipe": recipe,
-        "data": data,
         "frozen": {name: digest.hexdigest() for name, digest in frozen.items()},
         "system": {"kind": type(system).__name__, "shapes": hashlib.sha256(json.dumps(shapes).encode()).hexdigest()},
         "torch": torch.__version__,

@@ -13,7 +13,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +142,7 @@ class _Turn:
         """The norm of the gradient, which is then shrunk to `longest` (0: never)."""
         grads = [p.grad for p in self.parameters.values() if p.grad is not None]
         if not grads:
-            return torch.zeros(())
+            return torch.zeros((), device=next(iter(self.parameters.values())).device)
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
         if longest and norm.device.type != "cpu":  # without waiting for the device
             torch._foreach_mul_(grads, (longest / norm).clamp(max=1.0))
@@ -154,17 +154,18 @@ class _Turn:
 class _Log:
     """Numbers gathered step by step, on the device, and read only when a line is written."""
 
-    def __init__(self, team: Team) -> None:
-        self.team = team
-        self.begun = self.since = time.perf_counter()
-        self.images = self.fresh = self.updates = 0
+    def __init__(self, team: Team, images: int, seconds: float) -> None:
+        self.team, self.images = team, images
+        self.since = time.perf_counter()
+        self.begun, self.before = self.since - seconds, seconds
+        self.fresh = self.updates = 0
         self.gathered: dict[str, list[Tensor]] = defaultdict(list)
         self.numbers: dict[str, float] = {}
         self.per_second = math.nan
 
     def add(self, numbers: dict[str, Tensor]) -> None:
         for name, value in numbers.items():
-            self.gathered[name].append(value.detach())
+            self.gathered[name].append(value.detach().float())
 
     def step(self, images: int) -> None:
         self.updates += 1
@@ -174,7 +175,7 @@ class _Log:
     def read(self) -> dict[str, float]:
         """The means since the last time, over all processes."""
         names = sorted(self.gathered)
-        means = self.team.mean(torch.stack([torch.stack(self.gathered[n]).float().mean() for n in names])).tolist()
+        means = self.team.mean(torch.stack([torch.stack(self.gathered[n]).mean() for n in names])).tolist()
         self.numbers = dict(zip(names, means, strict=True))
         now = time.perf_counter()
         self.per_second = self.fresh / (now - self.since)
@@ -187,7 +188,7 @@ class _Log:
         return time.perf_counter() - self.begun
 
     def eta(self, steps: int) -> float:
-        return steps * self.seconds / self.updates if self.updates else math.nan
+        return steps * (self.seconds - self.before) / self.updates if self.updates else math.nan
 
 
 class _Run:
@@ -214,16 +215,16 @@ class _Run:
 
     def record(self, knobs: dict) -> dict:
         """What the run is a function of."""
-        data = {"slots": self.data.slots, **(getattr(self.data, "settings", None) or {})}
         start = None if self.start is None else str(self.start)
-        return record(self.settings, self.precision, self.system, self.trained, {**knobs, "start": start}, data)
+        more = {"recipe": {**knobs, "start": start}, "data": _described(self.data)}
+        return record(self.settings, self.precision, self.system, self.trained) | more
 
     # The loop ---------------------------------------------------------------------------------------------------
 
     def steps(self, resume: bool, bundle: Callable[[Path], Any]) -> Iterator[Progress]:
         try:
             notes = self.begin(resume)
-            log = _Log(self.team)
+            log = _Log(self.team, self.images, self.seconds)
             for step, batches in self.data.stream(self.step, workers=self.settings.workers, slots=self.slots):
                 if step >= self.settings.steps:
                     break
@@ -248,17 +249,17 @@ class _Run:
         self.system.to(self.team.device).train()
         if self.start is not None:
             self.load(checkpoint.read_weights(self.start), str(self.start))
+        if self.settings.compile:
+            for block in _blocks(self.system):
+                block.compile()
+        self.model = self.team.wrap(self.system)  # every process now has the first one's weights
         self.turns = [_Turn(name, parameters, self.settings) for name, parameters in self.parameters.items()]
+        self.optimizers = [self.team.wrap_optimizer(turn.optimizer) for turn in self.turns]
         self.ema = Ema(self.trained, self.settings.ema) if self.settings.ema else None
         attach(self.system, self.ema)
         notes = self.restore() if resume and self.folder else []
         if self.folder and self.team.leads:
             notes += self.folder.begin(self.step, self.settings.tensorboard)
-        if self.settings.compile:
-            for block in _blocks(self.system):
-                block.compile()
-        self.model = self.team.wrap(self.system)
-        self.optimizers = [self.team.wrap_optimizer(turn.optimizer) for turn in self.turns]
         return notes
 
     def update(self, batches: list[Batch], log: _Log) -> int:
@@ -272,7 +273,7 @@ class _Run:
             losses = [self.backward(turn.name, b, slot, log) for b, slot in zip(batches, self.slots, strict=True)]
             norm = turn.clip(self.settings.clip)
             log.add({f"grad_norm/{turn.name}": norm})
-            self.signal = torch.stack([norm, *losses]).sum()
+            self.signal = norm + torch.stack(losses).sum()
             if self.signal.device.type == "cpu":  # elsewhere it would wait for the device: looked at with the log
                 self.check(before=turn is self.turns[0])
             for group in turn.optimizer.param_groups:
@@ -327,24 +328,25 @@ class _Run:
             self.check(before=False)
         if logged:
             log.read()
-        self.now = Progress(
+        self.images, self.seconds = log.images, log.seconds
+        now = Progress(
             self.step,
             s.steps,
             lr=s.rate(max(0, self.step - 1), self.turns[0].name),
-            images=self.images + log.images,
-            seconds=self.seconds + log.seconds,
+            images=self.images,
+            seconds=self.seconds,
             per_second=log.per_second,
             eta=log.eta(s.steps - self.step),
             numbers=log.numbers,
             logged=logged,
         )
         if not (self.folder and self.team.leads and log.updates):
-            return self.now
+            return now
         if logged:
-            self.folder.log(self.now.row())
+            self.folder.log(now.row())
         shown = self.show() if self.sample and (due["sample"] or (last and s.sample_every)) else None
         kept = self.save() if due["checkpoint"] or last else None
-        return replace(self.now, sample=shown, checkpoint=kept)
+        return replace(now, sample=shown, checkpoint=kept)
 
     def show(self) -> Path:
         """samples/step-N.png, with the averaged weights."""
@@ -356,14 +358,12 @@ class _Run:
 
     def save(self) -> Path | None:
         """A checkpoint of where the run stands, unless there is one."""
-        if not (self.folder and self.team.leads) or self.saved == self.step or not hasattr(self, "turns"):
+        if not (self.folder and self.team.leads) or self.saved == self.step or self.step == 0:
             return None
         files = {"weights": self.weights(), "optimizer": {k: v for turn in self.turns for k, v in turn.state().items()}}
         if self.ema:
             files["ema"] = self.ema.average
-        position = (
-            {"images": self.now.images, "seconds": self.now.seconds} if self.step else {"images": 0, "seconds": 0}
-        )
+        position = {"images": self.images, "seconds": self.seconds}
         path = checkpoint.save(self.folder.checkpoints, self.step, files, position, self.settings.keep)
         self.saved = self.step
         self.folder.plot()
@@ -385,7 +385,7 @@ class _Run:
 
     def restore(self) -> list[str]:
         """Goes to the newest whole checkpoint."""
-        newest = checkpoint.newest(self.folder.checkpoints)
+        newest = checkpoint.newest(self.folder.checkpoints, aside=self.team.leads)
         if newest is None:
             return [f"No checkpoint in {self.folder.path} yet: from the beginning."]
         files, position, notes = newest
@@ -397,7 +397,7 @@ class _Run:
         if self.ema:
             self.ema.load(files["ema"])
         self.step, self.images, self.seconds = position["step"], position["images"], position["seconds"]
-        self.saved = self.step if not notes else None
+        self.saved = self.step
         return [*notes, f"Going on after step {self.step}."]
 
     def end(self, bundle: Callable[[Path], Any]) -> None:
@@ -426,6 +426,14 @@ def seed(*of: int | str) -> None:
     """Seeds torch's generators, of every device, from (run seed, step, slot, turn)."""
     digest = hashlib.blake2b(" ".join(map(str, of)).encode(), digest_size=8).digest()
     torch.manual_seed(int.from_bytes(digest, "little") >> 1)
+
+
+def _described(data: Any) -> dict:
+    """What the batches are a function of: the plain values that `data` was made with, and its source."""
+    plain = {k: v for k, v in vars(data).items() if isinstance(v, (str, int, float, tuple, type(None)))}
+    plain |= {k: str(v) for k, v in vars(data).items() if is_dataclass(v)}
+    source = getattr(data, "source", None)
+    return plain if source is None else plain | {"source": source.name, "rows": len(source)}
 
 
 def _blocks(system: nn.Module) -> list[nn.Module]:
