@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -19,11 +19,14 @@ from phosphene.data.scenes.draw import COLOURS, SHAPES, SIZES, UNITS, Object, Sc
 from phosphene.errors import Problem
 
 INK = 0.25  # a pixel is ink where some channel is this much darker than white
-NUDGES = ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1))  # units around the place that the centre of mass gives
+SOFTNESS = (0.0, 0.3, 0.6)  # variance of its blur, in square pixels
+FINALISTS = 12  # templates tried again at
+NUDGES = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1)]  # units around the place that the centre of mass gives
 SCALES = (0.88, 0.94, 1.0, 1.06, 1.12)  # a drawn or generated shape may be this much smaller or larger than its size
 TINTS = np.array(list(COLOURS.values()), np.float32) / 255 - 1  # minus darkness
 COLOUR_TOLERANCE = 0.17  # the largest difference in a channel to the colour a piece is named by
-FINE_TOLERANCE, WIDE_TOLERANCE = 0.24, 0.07  # what may stay unexplained, averaged over about 4 and 25 pixels of 32 × 32
+# what may stay unexplained, averaged over about 5 or 21 pixels of 32 × 32: brightness, and any channel (JPEG blurs hue)
+GREY_TOLERANCE, FINE_TOLERANCE, WIDE_TOLERANCE = 0.15, 0.24, 0.07
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ def parse(picture: Any) -> Reading:
     picture is not square or smaller than 32.
     """
     ink = _darkness(as_array(picture))
-    labels, count = components((ink.max(2) > INK).tolist())
+    labels, count = components(ink.max(2) > INK)
     zones = _zones(labels, ink.shape[0] // 32)
     pieces = [_fit(ink, zones == label) for label in range(1, count + 1) if (labels == label).sum() >= 4]
     objects = tuple(sorted((p.object for p in pieces if p.object), key=lambda o: (o.x, o.y)))
@@ -84,25 +87,24 @@ def _darkness(pixels: np.ndarray) -> np.ndarray:
     return 1 - pixels
 
 
-def components(mask: list[list[bool]]) -> tuple[np.ndarray, int]:
-    """8-connected pieces of a square mask: labels (S, S), 0 outside, and how many there are."""
-    side, count = len(mask), 0
-    labels = [[0] * side for _ in range(side)]
-    for row in range(side):
-        for column in range(side):
-            if not mask[row][column] or labels[row][column]:
-                continue
-            count += 1
-            labels[row][column] = count
-            todo = [(row, column)]
-            while todo:
-                r, c = todo.pop()
-                for i in range(max(r - 1, 0), min(r + 2, side)):
-                    for j in range(max(c - 1, 0), min(c + 2, side)):
-                        if mask[i][j] and not labels[i][j]:
-                            labels[i][j] = count
-                            todo.append((i, j))
-    return np.array(labels), count
+def components(mask: np.ndarray) -> tuple[np.ndarray, int]:
+    """8-connected pieces of a mask (S, S): labels (S, S), 0 outside, and how many there are."""
+    padded = np.pad(mask, 1)
+    width, count = padded.shape[1], 0
+    free, labels = padded.ravel().tolist(), np.zeros(padded.size, int)
+    around = (-width - 1, -width, -width + 1, -1, 1, width - 1, width, width + 1)
+    for start in np.flatnonzero(padded).tolist():
+        if not free[start]:
+            continue
+        free[start], piece = False, [start]
+        for at in piece:  # grows as it is read
+            for step in around:
+                if free[at + step]:
+                    free[at + step] = False
+                    piece.append(at + step)
+        count += 1
+        labels[piece] = count
+    return labels.reshape(padded.shape)[1:-1, 1:-1], count
 
 
 def _zones(labels: np.ndarray, reach: int) -> np.ndarray:
@@ -114,62 +116,78 @@ def _zones(labels: np.ndarray, reach: int) -> np.ndarray:
     return labels
 
 
+class _Templates(NamedTuple):
+    """Every shape × size × scale × softness, K of them, at every sub-pixel offset."""
+
+    covers: np.ndarray  # (K, Q, Q, P, P)
+    centres: np.ndarray  # (K, 2) centre of mass, down and across, in pixels from the centre of the box
+    names: list[tuple[str, str]]
+
+
 @functools.lru_cache(maxsize=2)
-def _templates(side: int) -> tuple[np.ndarray, list[tuple[str, str]]]:
-    """Every shape × size × scale at every offset: (K, Q, Q, P, P), and the K names."""
+def _templates(side: int) -> _Templates:
     names = [(shape, size) for shape in SHAPES for size in SIZES for _ in SCALES]
     stamps = [draw.cover(shape, d * k, side) for shape in SHAPES for d in SIZES.values() for k in SCALES]
-    widest = max(s.shape[-1] for s in stamps)
+    widest = max(s.shape[-1] for s in stamps) + 2
     pads = [(widest - s.shape[-1]) // 2 for s in stamps]
-    return np.stack([np.pad(s, ((0, 0), (0, 0), (p, p), (p, p))) for s, p in zip(stamps, pads, strict=True)]), names
+    sharp = np.stack([np.pad(s, ((0, 0), (0, 0), (p, p), (p, p))) for s, p in zip(stamps, pads, strict=True)])
+    covers = np.concatenate([_soft(sharp, variance) for variance in SOFTNESS])
+    first, place = covers[:, 0, 0], np.arange(widest) + 0.5 - widest / 2
+    centres = np.stack([(first.sum(2) * place).sum(1), (first.sum(1) * place).sum(1)], 1) / first.sum((1, 2))[:, None]
+    return _Templates(covers, centres, names * len(SOFTNESS))
 
 
-@functools.lru_cache(maxsize=2)
-def _centres(side: int) -> np.ndarray:
-    """Each template's centre of mass (K, 2), down and across, in pixels from the centre of its box."""
-    t = _templates(side)[0][:, 0, 0]
-    place = np.arange(t.shape[-1]) + 0.5 - t.shape[-1] / 2
-    return np.stack([(t.sum(2) * place).sum(1), (t.sum(1) * place).sum(1)], 1) / t.sum((1, 2))[:, None]
+def _soft(covers: np.ndarray, variance: float) -> np.ndarray:
+    """Blurred over the last two axes by the kernel (v/2, 1−v, v/2), whose variance is v square pixels."""
+    for axis in (-1, -2):
+        sides = np.roll(covers, 1, axis) + np.roll(covers, -1, axis)
+        covers = (1 - variance) * covers + variance / 2 * sides
+    return covers
 
 
 def _fit(ink: np.ndarray, zone: np.ndarray) -> _Piece:
-    """The template, place and tint that explain one piece best: the least of Σd² − (Σ c·d)² / Σc² over the templates."""
+    """The template, place and tint that explain one piece best: the most of (Σ c·d)² / Σc², c the cover, d the ink."""
     side = ink.shape[0]
-    templates = _templates(side)[0]
-    steps, p = UNITS // side, templates.shape[-1]
+    covers, centres, names = _templates(side)
     mine = ink * zone[..., None]
-    weight = mine.sum(2)
-    place = np.arange(side) + 0.5
+    weight, place = mine.sum(2), np.arange(side) + 0.5
     centre = np.array([(weight.sum(1) * place).sum(), (weight.sum(0) * place).sum()]) / weight.sum()
-    at = np.rint((centre - _centres(side)) * steps).astype(int)  # (K, 2): the box's centre in units, were it this one
+    at = np.rint((centre - centres) * (UNITS // side)).astype(int)  # (K, 2): the box's centre in units, were it this one
 
+    likely = np.argsort(-_explained(mine, covers, np.arange(len(at)), at))[:FINALISTS]
+    k = np.repeat(likely, len(NUDGES))
+    tried = at[k] + np.tile(NUDGES, (FINALISTS, 1))
+    best = int(_explained(mine, covers, k, tried).argmax())
+    return _named(mine, int(k[best]), *map(int, tried[best]))
+
+
+def _explained(mine: np.ndarray, covers: np.ndarray, k: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """How much of the ink's square template k[n] explains with its box's centre at[n] units down and across: (N,)."""
+    p, steps = covers.shape[-1], UNITS // mine.shape[0]
     padded = np.pad(mine, ((p, p), (p, p), (0, 0)))
-    explained = np.full((len(NUDGES), len(at)), -1.0)
-    for n, nudge in enumerate(NUDGES):
-        cell, offset = np.divmod(at + nudge, steps)
-        chosen = templates[np.arange(len(at)), offset[:, 0], offset[:, 1]].reshape(len(at), -1)
-        for row, column in np.unique(cell, axis=0):
-            same = np.flatnonzero((cell == (row, column)).all(1))
-            window = padded[row + p // 2 : row + p // 2 + p, column + p // 2 : column + p // 2 + p].reshape(-1, 3)
-            explained[n, same] = ((chosen[same] @ window) ** 2).sum(1) / (chosen[same] ** 2).sum(1)
-    n, k = np.unravel_index(explained.argmax(), explained.shape)
-    y, x = at[k] + NUDGES[n]
-    return _named(mine, int(k), int(y), int(x))
+    cell, offset = np.divmod(at, steps)
+    chosen = covers[k, offset[:, 0], offset[:, 1]].reshape(len(k), -1)
+    explained = np.empty(len(k), np.float32)
+    cells = cell[:, 0] * UNITS + cell[:, 1]
+    for code in set(cells.tolist()):
+        same = cells == code
+        row, column = (c + p // 2 for c in divmod(code, UNITS))
+        window = padded[row : row + p, column : column + p].reshape(-1, 3)
+        explained[same] = ((chosen[same] @ window) ** 2).sum(1)
+    return explained / (chosen**2).sum(1)
 
 
 def _named(mine: np.ndarray, k: int, y: int, x: int) -> _Piece:
-    templates, names = _templates(mine.shape[0])
-    steps, p = UNITS // mine.shape[0], templates.shape[-1]
+    """The piece with its colour. The tint is total ink over total cover, which no blur changes, chroma's neither."""
+    covers, _, names = _templates(mine.shape[0])
+    steps, p = UNITS // mine.shape[0], covers.shape[-1]
     (row, down), (column, across) = divmod(y, steps), divmod(x, steps)
-    at = (templates[k, down, across], row - p // 2, column - p // 2)
-    flat = np.zeros((*mine.shape[:2], 3), np.float32)
-    draw.paste(flat, *at, np.ones(3, np.float32))
-    tint = -(mine * flat).sum((0, 1)) / max(float((flat[..., 0] ** 2).sum()), 1e-6)
+    at = (covers[k, down, across], row - p // 2, column - p // 2)
+    tint = -mine.sum((0, 1)) / at[0].sum()
     apart = np.abs(TINTS - tint).max(1)
-    if apart.min() > COLOUR_TOLERANCE:
-        return _Piece(None, tint, at)
     shape, size = names[k]
-    return _Piece(Object(shape, list(COLOURS)[int(apart.argmin())], size, x, y), tint, at)
+    known = apart.min() <= COLOUR_TOLERANCE
+    return _Piece(Object(shape, list(COLOURS)[int(apart.argmin())], size, x, y) if known else None, tint, at)
 
 
 def _foreign(ink: np.ndarray, pieces: list[_Piece]) -> str | None:
@@ -181,12 +199,12 @@ def _foreign(ink: np.ndarray, pieces: list[_Piece]) -> str | None:
     rest = ink.copy()
     for p in pieces:
         draw.paste(rest, *p.at, p.tint)
-    scale = ink.shape[0] // 32
-    fine = np.abs(_mean(_mean(rest, 2 * scale), 2 * scale)).max(2)
-    wide = np.abs(_mean(_mean(rest, 4 * scale), 4 * scale)).max(2)
-    for field, width, most in ((fine, 2 * scale, FINE_TOLERANCE), (wide, 4 * scale, WIDE_TOLERANCE)):
-        if field.max() > most:
-            row, column = np.unravel_index(field.argmax(), field.shape)
+    scale, grey = ink.shape[0] // 32, rest.mean(2, keepdims=True)
+    checks = ((grey, 2 * scale, GREY_TOLERANCE), (rest, 2 * scale, FINE_TOLERANCE), (rest, 4 * scale, WIDE_TOLERANCE))
+    for field, width, most in checks:
+        left = np.abs(_mean(_mean(field, width), width)).max(2)
+        if left.max() > most:
+            row, column = np.unravel_index(left.argmax(), left.shape)
             return f"something else near x={max(column - width, 0)}, y={max(row - width, 0)}"
     return None
 

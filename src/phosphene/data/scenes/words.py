@@ -98,7 +98,7 @@ TWO_EN = {
 }
 SIDES_ZH = {"left": "左边", "right": "右边", "above": "上面", "below": "下面"}
 ONE_ZH = ("{0}", "{0}", "画面上有{0}", "白底上的{0}")
-RELATION_ZH = ("{0}在{1}的{side}", "{1}的{side}有{0}", "{side}是{0},{other}是{1}")
+RELATION_ZH = ("{0}在{1}的{side}", "{1}的{side}有{0}", "{side}是{0}，{other}是{1}")
 
 
 def caption(spec: Spec, language: str = "en", rng: random.Random | None = None) -> str:
