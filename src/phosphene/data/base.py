@@ -86,10 +86,17 @@ def _holds(pattern: str) -> Callable[[str], bool]:
     return lambda what: _is_folder(what) and any(Path(what).expanduser().glob(pattern))
 
 
+def saved_by_datasets(what: str) -> bool:
+    """Whether this is a folder that `datasets`' save_to_disk wrote."""
+    folder = Path(what).expanduser()
+    return (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file()
+
+
 KINDS = [
     Kind("scenes", "scenes".__eq__, "phosphene.data.scenes:Scenes"),
     Kind("emoji", "emoji".__eq__, "phosphene.data.emoji:Emoji"),
     Kind("hub:owner/name", lambda what: what.startswith("hub:"), "phosphene.data.hub:Hub"),
+    Kind("a folder saved by datasets", saved_by_datasets, "phosphene.data.hub:Hub"),
     Kind("numbers.npz", _ends(".npz"), "phosphene.data.arrays:Arrays"),
     Kind("table.parquet", _ends(".parquet"), "phosphene.data.parquet:Parquet"),
     Kind("shards/*.tar", _ends(".tar"), "phosphene.data.tar:Tar"),
@@ -237,13 +244,6 @@ def parse_spec(spec: str) -> tuple[str, dict[str, str], list[Filter]]:
 def passes(columns: dict, filters: list[Filter]) -> bool:
     """Whether one row, {column: value}, passes all filters."""
     return all(f(columns.get(f.column)) for f in filters)
-
-
-def check_columns(name: str, columns, filters: list[Filter]) -> None:
-    """Raises Problem where a filter names a column that the source does not have."""
-    for f in filters:
-        if f.column not in columns:
-            raise unknown(f"column in the filter {f} of {name};", f.column, columns)
 
 
 def matching_files(path: str, ending: str) -> list[Path]:

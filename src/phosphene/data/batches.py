@@ -8,7 +8,9 @@ number of workers or processes, nor what was drawn before, nor how a global batc
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -18,7 +20,8 @@ from torch import Tensor
 
 from phosphene.data.base import Example, Source
 from phosphene.data.order import Bucketed, Shuffled, key, uniform
-from phosphene.data.pictures import check_crop, colour, fitted, opaque
+from phosphene.data.pictures import check_crop, colour, fitted, image_size, opaque
+from phosphene.data.workers import in_order
 from phosphene.errors import Problem, unknown
 from phosphene.systems.base import Batch, Prompt, System
 
@@ -136,14 +139,15 @@ class Batches:
         """
         wanted = list(range(self.slots) if slots is None else slots)
 
-        def work(step: int):
-            met = set(self.broken)
-            drawn = [self.at(step, slot) for slot in wanted]
-            return drawn, {row: why for row, why in self.broken.items() if row not in met}
-
-        for step, (drawn, broken) in in_order(work, count(start_step), workers):
+        for step, (drawn, broken) in in_order(partial(self._step, wanted), count(start_step), workers):
             self.broken.update(broken)
             yield step, drawn
+
+    def _step(self, slots: list[int], step: int) -> tuple[list[Batch], dict[int, str]]:
+        """The batches of a step, and what was found to be broken."""
+        met = set(self.broken)
+        drawn = [self.at(step, slot) for slot in slots]
+        return drawn, {row: why for row, why in self.broken.items() if row not in met}
 
     def _u(self, what: int, positions: np.ndarray) -> np.ndarray:
         return uniform(key(self.seed, what), positions)
@@ -269,15 +273,12 @@ def cached(
     n, rows_at_once = len(batches.source), 128
     chunks = [range(i, min(i + rows_at_once, n)) for i in range(0, n, rows_at_once)]
 
-    def work(chunk: range):
-        return [_read(batches, row) for row in chunk]
-
     table = flipped = None
     captions: list[tuple[str, ...]] = [()] * n
     labels: list[int | None] = [None] * n
     with torch.random.fork_rng(), _evaluating(system):
         torch.manual_seed(key(batches.seed, 99))
-        for chunk, rows in in_order(work, chunks, workers):
+        for chunk, rows in in_order(partial(_read_all, batches), chunks, workers):
             for row, (_, c, label, why) in zip(chunk, rows, strict=True):
                 captions[row], labels[row] = c, label
                 if why:
@@ -294,6 +295,10 @@ def cached(
     if table is None:
         raise _all_broken(batches)
     return Cached(batches, table, flipped, captions, labels, prepared=system is not None)
+
+
+def _read_all(batches: Batches, rows: range) -> list:
+    return [_read(batches, row) for row in rows]
 
 
 def _read(batches: Batches, row: int):
@@ -320,20 +325,15 @@ def _put(table: Tensor | None, n: int, where: Tensor, values: Tensor) -> Tensor:
     return table
 
 
-class _evaluating:
+@contextmanager
+def _evaluating(system: System | None):
     """The system in eval mode inside, as it was afterwards."""
-
-    def __init__(self, system: System | None):
-        self.system = system
-
-    def __enter__(self) -> None:
-        if self.system is not None:
-            self.was = self.system.training
-            self.system.eval()
-
-    def __exit__(self, *_) -> None:
-        if self.system is not None:
-            self.system.train(self.was)
+    was = system is not None and system.training
+    if system is not None:
+        system.eval()
+    yield
+    if was:
+        system.train()
 
 
 def _all_broken(batches: Batches) -> Problem:
@@ -345,11 +345,7 @@ def size_of(source: Source, row: int) -> tuple[int, int]:
     """(width, height) of a row's picture. Raises Problem where it cannot be read."""
     if hasattr(source, "size") and callable(source.size):
         return source.size(row)
-    image = source[row].image
-    if isinstance(image, (np.ndarray, Tensor)):
-        height, width = image.shape[:2] if isinstance(image, np.ndarray) else image.shape[-2:]
-        return int(width), int(height)
-    return image.size
+    return image_size(source[row].image)
 
 
 def _floats(images: Tensor) -> Tensor:
@@ -365,40 +361,3 @@ def _checked_size(size: int | Sequence[int], multiple: int) -> tuple[int, int]:
         fits = " or ".join(str(f) for f in sorted({max(multiple, s // multiple * multiple) for s in sides}))
         raise Problem(f"size={size!r} is not divisible by {multiple}, which this model needs; {fits} would fit")
     return sides  # type: ignore[return-value]
-
-
-# -- workers -----------------------------------------------------------------------------------------------------------
-
-
-def in_order(work: Callable[[Any], Any], items, workers: int) -> Iterator[tuple[Any, Any]]:
-    """(item, work(item)) for every item, in order; with workers > 0, that many processes work ahead.
-
-    A Problem raised by `work` comes up here as it is.
-    """
-    if workers <= 0:
-        for item in items:
-            yield item, work(item)
-        return
-    loader = torch.utils.data.DataLoader(
-        _Work(work), sampler=items, batch_size=None, num_workers=workers, collate_fn=_as_is, prefetch_factor=2,
-        generator=torch.Generator(),  # else the loader draws from torch's own, and the run depends on it
-    )  # fmt: skip
-    for item, result in loader:
-        if isinstance(result, Problem):
-            raise result
-        yield item, result
-
-
-class _Work(torch.utils.data.Dataset):
-    def __init__(self, work: Callable[[Any], Any]):
-        self.work = work
-
-    def __getitem__(self, item):
-        try:
-            return item, self.work(item)
-        except Problem as problem:
-            return item, problem
-
-
-def _as_is(x):
-    return x

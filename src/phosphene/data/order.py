@@ -7,7 +7,6 @@ So step 1,000,000 of a run costs what step 0 does, and a set of 10^15 rows costs
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 import numpy as np
 
@@ -72,7 +71,7 @@ class Shuffled:
     def __init__(self, n: int, seed: int, shards: Sequence[int] | None = None):
         self.n, self.seed = n, seed
         self.shards = None if shards is None or len(shards) < 2 else np.asarray(shards)
-        self._epoch = lru_cache(maxsize=2)(self._shard_order)
+        self._last: tuple[int, tuple] = (-1, ())
 
     def size(self, micro: int) -> None:
         """The picture size of micro-batch `micro`: whatever the caller wants."""
@@ -95,7 +94,7 @@ class Shuffled:
     def _within(self, epoch: int, places: np.ndarray) -> np.ndarray:
         if self.shards is None:
             return shuffled(places, self.n, key(self.seed, 1, epoch))
-        order, starts, firsts = self._epoch(epoch)
+        order, starts, firsts = self._shard_order(epoch)
         at = np.searchsorted(starts, places, side="right") - 1
         rows = np.empty_like(places)
         for i in np.unique(at):
@@ -106,10 +105,13 @@ class Shuffled:
 
     def _shard_order(self, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Shards in this epoch's order, less the empty; where each begins in the epoch; the first row of each shard."""
+        if self._last[0] == epoch:
+            return self._last[1]
         order = shuffled(np.arange(len(self.shards)), len(self.shards), key(self.seed, 3, epoch))
         order = order[self.shards[order] > 0]
         starts = np.concatenate([[0], np.cumsum(self.shards[order])[:-1]])
-        return order, starts, np.concatenate([[0], np.cumsum(self.shards)[:-1]])
+        self._last = epoch, (order, starts, np.concatenate([[0], np.cumsum(self.shards)[:-1]]))
+        return self._last[1]
 
 
 class Bucketed:

@@ -50,6 +50,13 @@ def decode(file: bytes | str | BinaryIO, name: str) -> Image.Image:
         raise Problem(f"{name}: broken picture ({_short(error)})") from None
 
 
+def measured(file: bytes | str | BinaryIO, name: str) -> tuple[int, int]:
+    """(width, height) of the picture, upright, from its header. Raises Problem, naming it, where that is broken."""
+    with opened(file, name) as image:
+        turned = image.format == "JPEG" and image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+        return (image.height, image.width) if turned else (image.width, image.height)
+
+
 def _short(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0][:120]
 
@@ -113,3 +120,19 @@ def check_crop(crop: str) -> str:
     if crop not in CROPS:
         raise unknown("crop", crop, CROPS)
     return crop
+
+
+def check_pixels(pixels: np.ndarray, name: str) -> None:
+    """Raises Problem unless `pixels` are uint8 (N, H, W), (N, H, W, 3) or (N, H, W, 4)."""
+    if pixels.dtype != np.uint8 or not (pixels.ndim == 3 or (pixels.ndim == 4 and pixels.shape[3] in (3, 4))):
+        raise Problem(
+            f"{name} is {pixels.dtype} {pixels.shape}; uint8 (N, H, W), (N, H, W, 3) or (N, H, W, 4) is right"
+        )
+
+
+def image_size(image) -> tuple[int, int]:
+    """(width, height) of an Example's image: a PIL image, an array (H, W, …) or a tensor (C, H, W)."""
+    if isinstance(image, Image.Image):
+        return image.size
+    height, width = image.shape[:2] if isinstance(image, np.ndarray) else image.shape[-2:]
+    return int(width), int(height)
