@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from ..errors import Problem, unknown
 from ..parts import part
+from . import bound
 from .cond import Cond
-from .schedule import Level, Schedule, onto
+from .schedule import Level, Schedule, Table, onto
 
 SIGMA_DATA = 0.5  # Karras et al. 2022, Table 1
 
@@ -126,6 +127,10 @@ class Denoiser(nn.Module):
             raise unknown("prediction", predicts, PREDICTIONS)
         if isinstance(weight, str) and weight not in (*WEIGHTS, "bound"):
             raise unknown("weight", weight, (*WEIGHTS, "bound"))
+        if (weight == "bound" or learned_variance) and not isinstance(schedule, Table):
+            raise Problem(
+                f"the bound counts steps; {type(schedule).__name__} is continuous: take a schedule with betas"
+            )
         if predicts == "eps" and schedule(schedule.first).alpha == 0:
             raise Problem(
                 "predicts='eps' says nothing of x0 where no signal is left (t=1); predict 'v', 'x0' or 'flow'"
@@ -162,16 +167,25 @@ class Denoiser(nn.Module):
     ) -> Tensor:
         """Algorithm 1 of Ho et al. 2020, one value a picture (B,): mean over its dimensions of weight·(target − out)².
 
-        x0 (B, …); t (B,) and eps like x0 are drawn unless given; where, broadcastable to x0, weighs the error.
+        x0 (B, …); t (B,) and eps like x0 are drawn unless given; where, broadcastable to x0, weighs the error. With a
+        learned variance 0.001·T·term of the bound is added. With weight="bound" T·term is the loss, in nats a dimension:
+        its mean over t is the variational bound, but for the constant prior.
         """
         t = self.schedule.draw(len(x0)) if t is None else t
         eps = torch.randn_like(x0) if eps is None else eps
         level = self.schedule(t)
         x = self.schedule.jump(x0, t, eps)
         out, spread = self._ask(x, t, cond)
+        if self.weight == "bound":
+            return self.schedule.T * bound.term(x0, self.read(x, t, out), spread, self.schedule, t, where=where)
         error = (target(self.predicts, level, x0, eps) - out).square()
         error = error if where is None else error * where
-        return error.flatten(1).mean(1) * self._weight(level, x0)
+        loss = error.flatten(1).mean(1) * self._weight(level, x0)
+        if spread is None:
+            return loss
+        # L_hybrid: the bound trains the variance only, its mean is detached (Nichol & Dhariwal 2021, equation 16)
+        guess = self.read(x, t, out).detach()
+        return loss + 0.001 * self.schedule.T * bound.term(x0, guess, spread, self.schedule, t, where=where)
 
     def _ask(self, x: Tensor, t: Tensor, cond: Cond | None) -> tuple[Tensor, Tensor | None]:
         """The network's output and spread, both in x's dtype. This is the door at which x is cast."""

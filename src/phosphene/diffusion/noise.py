@@ -42,7 +42,7 @@ class Plain:
 class Tree(Plain):
     """The same path at any number of steps: W(t) on [0, 1] by halving, each half's middle from (seed, its place).
 
-    Times are taken to the nearest 2^−depth. Keeps the middles of the last descent, so that neighbouring times are cheap.
+    Times are taken to the nearest 2^−depth. The middles of the last descent are kept: neighbouring times are cheap.
     """
 
     def __init__(

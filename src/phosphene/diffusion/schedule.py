@@ -265,7 +265,7 @@ class Sigmoid(Table):
 
 
 def _entries(T: int) -> int:
-    if T != int(T) or T < 2:
+    if int(T) != T or T < 2:
         raise Problem(f"T={T}: a schedule has a whole number of training steps, at least 2")
     return int(T)
 
