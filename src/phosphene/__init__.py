@@ -1,3 +1,50 @@
-"""Phosphene: pictures out of noise. Importing this package imports neither torch nor anything heavy."""
+"""Phosphene: pictures out of noise. Importing this package imports neither torch nor anything else that is heavy.
+
+picture = phosphene.generate("a smiling cat", seed=7)
+
+system = phosphene.load("emoji")                          # or a file
+for preview in system.generate(["a smiling cat"], seeds=[7]):
+    print(preview.index, preview.total)                   # preview.picture() decodes when called
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from phosphene.data.base import open_source
+    from phosphene.errors import Problem
+    from phosphene.receipt import read as read_receipt
+    from phosphene.request import generate
+    from phosphene.training.loop import train
+    from phosphene.weights.bundle import describe, load, save
+
+_HOMES = {
+    "Problem": "errors:Problem",
+    "describe": "weights.bundle:describe",
+    "generate": "request:generate",
+    "load": "weights.bundle:load",
+    "open_source": "data.base:open_source",
+    "read_receipt": "receipt:read",
+    "save": "weights.bundle:save",
+    "train": "training.loop:train",
+}
+
+__all__ = ["Problem", "describe", "generate", "load", "open_source", "read_receipt", "save", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    """The names above, imported when they are first used (PEP 562)."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'phosphene' has no attribute {name!r}")
+    module, _, attribute = _HOMES[name].partition(":")
+    value = getattr(importlib.import_module(f"phosphene.{module}"), attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

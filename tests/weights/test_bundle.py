@@ -190,7 +190,7 @@ def test_a_class_outside_the_closed_list_is_not_saved(tmp_path, monkeypatch):
 def test_names_of_files(tmp_path, path):
     assert bundle.find(path.parent) == path
     for name, says in [
-        ("nosuchmodel", "unknown model"),
+        ("nosuchmodel", "is not there, and no model|unknown model"),
         (tmp_path / "absent.safetensors", "No such file"),
         (tmp_path.parent, "folder without model.safetensors"),
     ]:
@@ -356,7 +356,7 @@ def test_every_part_of_the_library_has_its_kind(monkeypatch):
         for name, cls in vars(importlib.import_module(module.name)).items():
             if isinstance(cls, type) and cls.__dict__.get("is_part") and cls.__module__ == module.name:
                 assert name in bundle.KINDS, f"{module.name}.{name} is missing in bundle.KINDS"
-                assert bundle._class(name) is cls
+                assert bundle.class_of(name) is cls
                 for default in (p.default for p in inspect.signature(cls.__init__).parameters.values()):
                     if isinstance(default, type) and default is not inspect.Parameter.empty:
-                        assert bundle._class(default.__name__) is default
+                        assert bundle.class_of(default.__name__) is default

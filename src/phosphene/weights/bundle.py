@@ -36,8 +36,26 @@ ROOT = "system"  # the name of the whole
 MODELS = Path(__file__).resolve().parent.parent / "models"  # what is shipped with the package
 MAX_HEADER = 64 << 20  # bytes; ours are below 2 MB
 
+_KINDS = {
+    "diffusion.denoiser": "Denoiser MinSnr P2 Snr",
+    "diffusion.schedule": "Cosine Flow Karras Linear ScaledLinear Sigmoid Table",
+    "nets.autoencoder": "Autoencoder ConvDecoder ConvEncoder ConvTower PatchCode PatchDiscriminator",
+    "nets.layers": "ResBlock ScaleShiftResBlock SelfAttention2d SpatialTransformer "
+    "Downsample TransposedUpsample Upsample",
+    "nets.transformer": "DiT TextTransformer VisionTransformer",
+    "nets.unet": "UNet",
+    "systems.autoencoder": "AutoencoderSystem",
+    "systems.clip": "ClipSystem",
+    "systems.ddpm": "Ddpm",
+    "systems.latent": "Latent",
+    "text.encoders": "ClassEncoder NoEncoder TextEncoder",
+    "text.tokenizer": "Tokenizer",
+    "text.vocabulary": "Vocabulary",
+}
 # name in files -> "module:Class", imported when first needed; or the class itself, for one's own
-KINDS: dict[str, str | type] = {}
+KINDS: dict[str, str | type] = {
+    name: f"phosphene.{module}:{name}" for module, names in _KINDS.items() for name in names.split()
+}
 
 BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 NOT_WEIGHTS = [  # how files begin that are often taken for weights
@@ -126,7 +144,7 @@ def _written(value: Any, names: dict[int, str]) -> Any:
 def _kind(cls: type) -> str:
     """The name of a class in files."""
     name = cls.__name__
-    if name not in KINDS or _class(name) is not cls:
+    if name not in KINDS or class_of(name) is not cls:
         raise Problem(f"class {cls.__module__}.{name} is not in phosphene.weights.bundle.KINDS, so no file can name it")
     return name
 
@@ -207,6 +225,15 @@ class Description:
             counts[stored.dtype] = counts.get(stored.dtype, 0) + stored.count
         return dict(sorted(counts.items(), key=lambda item: -item[1]))
 
+    @property
+    def vocabulary(self) -> tuple[list[str], list[str]]:
+        """(what the system knows by name, the words for style); both empty where it does not say."""
+        for kind, arguments in self.parts.values():
+            entries = arguments.get("entries")
+            if kind == "Vocabulary" and isinstance(entries, list) and all(isinstance(e, list) and e for e in entries):
+                return [str(e[0]) for e in entries], [str(s) for s in arguments.get("style") or []]
+        return [], []
+
 
 def shipped() -> dict[str, Path]:
     """{name: file} of the models that came with the package."""
@@ -224,6 +251,8 @@ def find(path_or_name: str | Path) -> Path:
         return path / "model.safetensors"
     if path.suffix or len(path.parts) > 1 or path.exists():
         return path
+    if not shipped():
+        raise Problem(f"{path} is not there, and no model came with this installation")
     raise unknown("model", str(path_or_name), shipped())
 
 
@@ -358,7 +387,7 @@ def _built(told: Description) -> dict[str, Any]:
             raise Problem(f"{where}: {unknown('kind', kind, KINDS)}")
         given = {key: _value(argument, built, where) for key, argument in arguments.items()}
         try:
-            part = _class(kind)(**given)
+            part = class_of(kind)(**given)
         except Problem:
             raise
         except Exception as error:  # the arguments come from the file, and so does whatever they lead to
@@ -383,7 +412,7 @@ def _value(value: Any, built: dict[str, Any], where: str) -> Any:
         if what == "class" and isinstance(inside, str):
             if inside not in KINDS:
                 raise Problem(f"{where}: {unknown('kind', inside, KINDS)}")
-            return _class(inside)
+            return class_of(inside)
     raise Problem(f"{where}: {_short(value)} is neither a part named before it, nor a class, nor a dict")
 
 
@@ -393,7 +422,8 @@ def _resolved(target: str) -> type:
     return getattr(importlib.import_module(module), name)
 
 
-def _class(kind: str) -> type:
+def class_of(kind: str) -> type:
+    """The class that a kind is the name of, imported when first asked for."""
     target = KINDS[kind]
     return _resolved(target) if isinstance(target, str) else target
 

@@ -1,0 +1,83 @@
+"""The command line: `phosphene COMMAND …`. One file a command, imported when it is called; none imports torch on top.
+
+What a user can cause is one line on stderr and exit code 2; Ctrl-C is 130.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from phosphene import __version__
+from phosphene.errors import Problem, unknown
+
+COMMANDS = {
+    "generate": 'make pictures of words: phosphene generate "a smiling cat"',
+    "train": "train a recipe, from nothing: phosphene train scenes.latent",
+    "inspect": "what a model file holds: phosphene inspect FILE",
+    "list": "the systems, recipes, samplers and shipped models",
+    "data": "what a data spec contains, as a contact sheet: phosphene data scenes --out sheet.png",
+}
+EXTRAS = {  # packages that not every command needs, and the extra that brings them
+    **dict.fromkeys(["accelerate", "datasets", "emoji", "matplotlib", "pyarrow", "tensorboard"], "train"),
+    **dict.fromkeys(["diffusers", "pytest", "scipy", "transformers"], "test"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command line; returns the exit code."""
+    try:
+        _run(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()
+        return 0
+    except Problem as problem:
+        return _say(str(problem))
+    except ModuleNotFoundError as error:
+        extra = EXTRAS.get((error.name or "").split(".")[0])
+        if extra is None:
+            raise
+        return _say(f"this needs {error.name}, which is not installed: pip install 'phosphene[{extra}]'")
+    except BrokenPipeError:  # whoever read us has left; nothing more may be written, not even at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as error:
+        if error.filename is None:
+            raise
+        return _say(f"{error.filename}: {error.strerror}")
+    except KeyboardInterrupt:
+        _say("stopped")
+        return 130
+
+
+def _run(argv: list[str]) -> None:
+    command, *rest = argv or ["--help"]
+    if command in ("-h", "--help", "help"):
+        print(_help())
+    elif command in ("-V", "--version"):
+        print(f"phosphene {__version__}")
+    elif command in COMMANDS:
+        importlib.import_module(f"phosphene.cli.{command}").main(rest)
+    else:
+        raise unknown("command", command, COMMANDS)
+
+
+def _help() -> str:
+    lines = [f"  {name:10s}{what}" for name, what in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: phosphene COMMAND …",
+            "",
+            "Pictures out of noise: text-to-image systems, trained from scratch and sampled by the same few parts.",
+            "",
+            *lines,
+            "",
+            "`phosphene COMMAND --help` says more of one. `phosphene --version` says which this is.",
+        ]
+    )
+
+
+def _say(line: str) -> int:
+    print(f"phosphene: {' '.join(line.split())}", file=sys.stderr)
+    return 2

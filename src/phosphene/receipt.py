@@ -1,0 +1,58 @@
+"""The receipt: what a picture carries about itself, as JSON in a text chunk of its PNG file.
+
+It names everything that the picture is a function of, so that the picture can be made again.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
+
+from phosphene import __version__
+from phosphene.errors import Problem
+
+KEY = "phosphene"  # the text chunk's keyword
+
+
+def record(prompt: Any, seed: int, image: Image.Image, settings: dict[str, Any]) -> dict[str, Any]:
+    """The receipt of one picture: prompt, seed, then the settings, the size in pixels and the versions."""
+    import torch
+
+    versions = {"phosphene": __version__, "torch": torch.__version__}
+    size = {"width": image.width, "height": image.height}
+    return {"prompt": prompt, "seed": seed, **settings, "size": size, "versions": versions}
+
+
+def write(path: str | Path, image: Image.Image, receipt: dict[str, Any] | list[dict[str, Any]]) -> Path:
+    """The picture as a PNG that carries its receipt (a sheet: several). Raises Problem where it cannot be written."""
+    path = Path(path)
+    info = PngInfo()
+    info.add_itxt(KEY, json.dumps(receipt, ensure_ascii=False, default=str))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.save(path, "PNG", pnginfo=info)
+    except OSError as error:
+        raise Problem(f"{path} cannot be written: {error.strerror or error}") from None
+    return path
+
+
+def read(path: str | Path) -> dict[str, Any] | list[dict[str, Any]]:
+    """The receipt in a picture. Raises Problem where the file is no picture or carries none."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+            text = getattr(image, "text", {}).get(KEY)
+    except (UnidentifiedImageError, SyntaxError, ValueError):
+        raise Problem(f"{path} is not a picture") from None
+    except OSError as error:
+        raise Problem(f"{path} cannot be read: {error.strerror or error}") from None
+    if text is None:
+        raise Problem(f"{path} carries no receipt; only PNG files that Phosphene wrote do")
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise Problem(f"{path} carries a damaged receipt") from None
