@@ -1,0 +1,23 @@
+"""Recipes: Python functions, one a trainable thing. `phosphene train NAME --knob value` calls them.
+
+Importing this imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from phosphene.recipes import cifar10, emoji, mnist, scenes
+from phosphene.recipes.base import Plan, Recipe, recipe
+
+RECIPES: dict[str, Callable[..., Recipe]] = {
+    "mnist.ddpm": mnist.ddpm,
+    "cifar10.ddpm": cifar10.ddpm,
+    "scenes.autoencoder": scenes.autoencoder,
+    "scenes.latent": scenes.latent,
+    "emoji.autoencoder": emoji.autoencoder,
+    "emoji.clip": emoji.clip,
+    "emoji.latent": emoji.latent,
+}
+
+__all__ = ["RECIPES", "Plan", "Recipe", "recipe"]

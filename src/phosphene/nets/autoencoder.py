@@ -1,0 +1,229 @@
+"""Autoencoders: pictures ↔ latents 2^m times smaller a side (Kingma & Welling 2014; Rombach et al. 2022, §3.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..parts import part
+from .layers import Downsample, ResBlock, Upsample, group_norm, zero
+
+
+class Posterior(NamedTuple):
+    """q(z|x) = N(mean, exp(logvar)), both (B, C, h, w)."""
+
+    mean: Tensor
+    logvar: Tensor
+
+    def draw(self) -> Tensor:
+        return self.mean + (0.5 * self.logvar).exp() * torch.randn_like(self.mean)
+
+    def kl(self) -> Tensor:
+        """KL(q ‖ N(0, I)) in nats, the mean over all numbers of the latent: 0-d."""
+        return 0.5 * (self.mean.square() + self.logvar.exp() - 1 - self.logvar).mean()
+
+
+@part
+class ConvEncoder(nn.Module):
+    """Pictures (B, in_channels, H, W) → (B, out_channels, H/f, W/f), f = patch · 2^(levels − 1)."""
+
+    def __init__(
+        self,
+        out_channels: int,
+        channels: Sequence[int] = (48, 96, 128),
+        depth: int = 1,
+        patch: int = 2,
+        in_channels: int = 3,
+        block: type = ResBlock,
+        down: type = Downsample,
+    ):
+        super().__init__()
+        self.unshuffle = nn.PixelUnshuffle(patch)
+        self.conv_in = nn.Conv2d(in_channels * patch**2, channels[0], 3, padding=1)
+        self.blocks, c = nn.ModuleList(), channels[0]
+        for i, width in enumerate(channels):
+            if i:
+                self.blocks.append(down(c))
+            for _ in range(depth):
+                self.blocks.append(block(c, c := width))
+        self.norm = group_norm(c)
+        self.conv_out = nn.Conv2d(c, out_channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv_in(self.unshuffle(x))
+        for block in self.blocks:
+            x = block(x)
+        return self.conv_out(F.silu(self.norm(x)))
+
+
+@part
+class ConvDecoder(nn.Module):
+    """Latents (B, in_channels, h, w) → pictures (B, out_channels, h·f, w·f): the encoder's mirror."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: Sequence[int] = (48, 96, 128),
+        depth: int = 2,
+        patch: int = 2,
+        out_channels: int = 3,
+        block: type = ResBlock,
+        up: type = Upsample,
+    ):
+        super().__init__()
+        c = channels[-1]
+        self.conv_in = nn.Conv2d(in_channels, c, 3, padding=1)
+        self.blocks = nn.ModuleList()
+        for i, width in enumerate(reversed(channels)):
+            if i:
+                self.blocks.append(up(c))
+            for _ in range(depth):
+                self.blocks.append(block(c, c := width))
+        self.norm = group_norm(c)
+        self.conv_out = nn.Conv2d(c, out_channels * patch**2, 3, padding=1)
+        self.shuffle = nn.PixelShuffle(patch)
+
+    def forward(self, z: Tensor) -> Tensor:
+        z = self.conv_in(z)
+        for block in self.blocks:
+            z = block(z)
+        return self.shuffle(self.conv_out(F.silu(self.norm(z))))
+
+
+@part
+class PatchCode(nn.Module):
+    """The best linear autoencoder: each f×f patch ↔ its first `channels` principal components.
+
+    A learned autoencoder that starts here and adds to it is at once where convolutions alone arrive after minutes.
+    """
+
+    def __init__(self, f: int, channels: int, in_channels: int = 3):
+        super().__init__()
+        self.f = f
+        self.encoder = nn.Conv2d(in_channels, channels, f, stride=f)
+        self.decoder = nn.ConvTranspose2d(channels, in_channels, f, stride=f)
+
+    @torch.no_grad()
+    def fit(self, pictures: Tensor) -> None:
+        """Principal components of the patches of `pictures` (N, C, H, W) about each colour's mean, each of unit power."""
+        patches = F.unfold(pictures.float(), self.f, stride=self.f).transpose(1, 2).flatten(0, 1).double()  # (n, C·f·f)
+        n = self.f**2
+        offset = patches.unflatten(1, (-1, n)).mean((0, 2))  # a colour's own mean: the decoder's bias knows no more
+        mean = offset.repeat_interleave(n)
+        values, vectors = torch.linalg.eigh((patches - mean).T @ (patches - mean) / len(patches))
+        k = self.encoder.out_channels
+        basis, std = vectors.flip(1)[:, :k].T, values.flip(0)[:k].clamp(min=1e-8).sqrt()  # (k, C·f·f), (k,)
+        shape = self.encoder.weight.shape
+        self.encoder.weight.copy_((basis / std[:, None]).reshape(shape))
+        self.encoder.bias.copy_(-(basis / std[:, None]) @ mean)
+        self.decoder.weight.copy_((basis * std[:, None]).reshape(shape))
+        self.decoder.bias.copy_(offset)
+
+
+@part
+class Autoencoder(nn.Module):
+    """A KL autoencoder: an encoder to 2·channels numbers a place (mean and logvar) and a decoder.
+
+    With a linear `start`, the two learn what it misses, and begin with nothing to add.
+    `shift` and `scale` (channels) make what leaves `encode` unit variance; `measure` sets them.
+    """
+
+    def __init__(self, encoder: nn.Module, decoder: nn.Module, channels: int, f: int, start: nn.Module | None = None):
+        super().__init__()
+        self.encoder, self.decoder, self.start = encoder, decoder, start
+        self.channels, self.f = channels, f
+        if start is not None:
+            zero(encoder.conv_out), zero(decoder.conv_out)
+        nn.init.constant_(encoder.conv_out.bias[channels:], -6.0)  # a narrow posterior: the decoder sees z, not its noise
+        self.register_buffer("shift", torch.zeros(channels))
+        self.register_buffer("scale", torch.ones(channels))
+
+    def posterior(self, x: Tensor) -> Posterior:
+        """x (B, 3, H, W) in [−1, 1] → the raw posterior, before shift and scale. H and W divide by f."""
+        if x.shape[-1] % self.f or x.shape[-2] % self.f:
+            raise ValueError(f"height and width must divide by {self.f}, and are {x.shape[-2]}×{x.shape[-1]}")
+        mean, logvar = self.encoder(x).chunk(2, dim=1)
+        if self.start is not None:
+            mean = mean + self.start.encoder(x)
+        return Posterior(mean.float(), logvar.float().clamp(-30, 20))
+
+    def reconstruct(self, raw: Tensor) -> Tensor:
+        """Raw latents → pictures."""
+        x = self.decoder(raw)
+        return (x if self.start is None else x + self.start.decoder(raw)).float()
+
+    def encode(self, x: Tensor, draw: bool = False) -> Tensor:
+        """Pictures (B, 3, H, W) → latents (B, channels, H/f, W/f) of unit variance: the mean, or a draw."""
+        posterior = self.posterior(x)
+        raw = posterior.draw() if draw else posterior.mean
+        return (raw - self._column(self.shift)) * self._column(self.scale)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Latents → pictures in about [−1, 1]."""
+        return self.reconstruct(z / self._column(self.scale) + self._column(self.shift))
+
+    @torch.no_grad()
+    def measure(self, pictures: Tensor, sensitivity: float = 0.0) -> None:
+        """Set shift and scale from `pictures`: each channel to zero mean and unit variance.
+
+        With `sensitivity` γ > 0, channel c is weighed by (its effect on the picture)^γ, normalised to unit variance over
+        all channels together, so that what shows most is the last to drown in noise, as in pixels.
+        """
+        means = torch.cat([self.posterior(p).mean for p in pictures.split(64)])
+        std = means.std((0, 2, 3)).clamp(min=1e-6)
+        weight = self._effect(means[:32], std) ** sensitivity if sensitivity else torch.ones_like(std)
+        self.shift.copy_(means.mean((0, 2, 3)))
+        self.scale.copy_(weight / weight.square().mean().sqrt() / std)
+
+    def _effect(self, raw: Tensor, std: Tensor) -> Tensor:
+        """RMS change of the picture when a channel moves by one standard deviation: (channels,)."""
+        here = self.reconstruct(raw)
+        moved = []
+        for c in range(self.channels):
+            step = torch.zeros_like(raw)
+            step[:, c] = std[c] * torch.randn_like(raw[:, c])
+            moved.append((self.reconstruct(raw + step) - here).square().mean().sqrt())
+        return torch.stack(moved)
+
+    @staticmethod
+    def _column(v: Tensor) -> Tensor:
+        return v[:, None, None]
+
+
+@part
+class ConvTower(nn.Module):
+    """Pictures (B, 3, H, W) → one feature (B, width): a ConvEncoder, averaged over the picture."""
+
+    def __init__(self, width: int = 256, channels: Sequence[int] = (48, 96, 128, 192), depth: int = 1, patch: int = 2):
+        super().__init__()
+        self.width = width
+        self.net = ConvEncoder(width, channels, depth, patch)
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        return self.net.blocks
+
+    def forward(self, picture: Tensor) -> Tensor:
+        return self.net(picture).mean((2, 3))
+
+
+@part
+class PatchDiscriminator(nn.Module):
+    """Real or made, patch by patch: pictures (B, 3, H, W) → scores (B, 1, h, w) (Isola et al. 2017, PatchGAN)."""
+
+    def __init__(self, channels: Sequence[int] = (32, 64, 128)):
+        super().__init__()
+        layers, c = [], 3
+        for i, width in enumerate(channels):
+            layers += [nn.Conv2d(c, width, 4, stride=2, padding=1)]
+            layers += [group_norm(width)] if i else []
+            layers += [nn.LeakyReLU(0.2)]
+            c = width
+        self.net = nn.Sequential(*layers, nn.Conv2d(c, 1, 3, padding=1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)

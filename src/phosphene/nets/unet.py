@@ -1,0 +1,129 @@
+"""The U-Net: encoder left, decoder right, middle block below, skip connections across (Ho et al. 2020, appendix B).
+
+Within a level the channels change, between levels the size. What the levels are made of (residual block, attention,
+way down, way up) are classes that one passes in; there are no flags.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..diffusion.cond import Cond
+from ..parts import part
+from .layers import Downsample, ResBlock, SelfAttention2d, TimeEmbedding, Upsample, group_norm, zero
+
+
+class Level(nn.Module):
+    """A residual block and, where there are attention layers, an attention after it."""
+
+    def __init__(self, block: nn.Module, attend: nn.Module | None):
+        super().__init__()
+        self.block = block
+        self.attend = attend
+
+    def forward(self, x: Tensor, emb: Tensor, cond: Cond) -> Tensor:
+        x = self.block(x, emb)
+        return x if self.attend is None else self.attend(x, cond)
+
+
+@part
+class UNet(nn.Module):
+    """A U-Net that predicts `out_channels` from x, the time and a condition.
+
+    in_channels   of x and of the condition's image together
+    channels      one entry a level, from the full size down
+    depth         residual blocks a level (a number, or one a level); the decoder has one more
+    attention     attention layers behind each block, one number a level; 0 is none. The middle has max(1, the last)
+    head_dim      channels a head; None is one head
+    context_dim   width of the condition's tokens; vector_dim: width of its vector. None: not listened to
+    emb_dim       width of the time embedding; None is 4 · channels[0]
+    block, attend, down, up   the classes to build with
+
+    forward(x (B, C, H, W), time (B,) or 0-d, cond) → (B, out_channels, H, W); H and W divide by 2^(levels − 1).
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 3,
+        out_channels: int = 3,
+        channels: Sequence[int] = (64, 128, 256),
+        depth: int | Sequence[int] = 2,
+        attention: Sequence[int] | None = None,
+        head_dim: int | None = None,
+        context_dim: int | None = None,
+        vector_dim: int | None = None,
+        emb_dim: int | None = None,
+        dropout: float = 0.0,
+        block: type = ResBlock,
+        attend: type = SelfAttention2d,
+        down: type = Downsample,
+        up: type = Upsample,
+    ):
+        super().__init__()
+        n = len(channels)
+        depth = [depth] * n if isinstance(depth, int) else list(depth)
+        attention = [0] * n if attention is None else list(attention)
+        if not len(depth) == len(attention) == n:
+            raise ValueError(f"{n} levels want {n} entries in depth and attention, not {len(depth)} and {len(attention)}")
+        emb_dim = emb_dim or 4 * channels[0]
+        self.time = TimeEmbedding(channels[0], emb_dim, vector_dim)
+        self.conv_in = nn.Conv2d(in_channels, channels[0], 3, padding=1)
+
+        def level(c_in: int, c_out: int, layers: int) -> Level:
+            attends = attend(c_out, head_dim, context_dim, layers) if layers else None
+            return Level(block(c_in, c_out, emb_dim, dropout), attends)
+
+        self.encoder, self.downs = nn.ModuleList(), nn.ModuleList()
+        skips, c = [channels[0]], channels[0]  # the channels of every skip connection, in order
+        for i in range(n):
+            self.encoder.append(nn.ModuleList())
+            for _ in range(depth[i]):
+                self.encoder[i].append(level(c, channels[i], attention[i]))
+                skips.append(c := channels[i])
+            if i < n - 1:
+                self.downs.append(down(c))
+                skips.append(c)
+        layers = max(1, attention[-1])
+        self.middle = nn.ModuleList([level(c, c, layers), level(c, c, 0)])
+        self.decoder, self.ups = nn.ModuleList(), nn.ModuleList()
+        for i in reversed(range(n)):
+            self.decoder.append(nn.ModuleList())
+            for _ in range(depth[i] + 1):
+                self.decoder[-1].append(level(c + skips.pop(), channels[i], attention[i]))
+                c = channels[i]
+            if i > 0:
+                self.ups.append(up(c))
+        self.norm_out = group_norm(c)
+        self.conv_out = zero(nn.Conv2d(c, out_channels, 3, padding=1))
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """The repeated blocks: where sharding, recomputation and compilation are put on."""
+        return [b for level in (*self.encoder, self.middle, *self.decoder) for b in level]
+
+    def forward(self, x: Tensor, time: Tensor, cond: Cond) -> Tensor:
+        factor = 2 ** len(self.downs)
+        if x.shape[-1] % factor or x.shape[-2] % factor:
+            raise ValueError(f"height and width must divide by {factor}, and are {x.shape[-2]}×{x.shape[-1]}")
+        emb = self.time(time, len(x), cond.vector)  # (B, E)
+        x = self.conv_in(x if cond.image is None else torch.cat([x, cond.image.to(x.dtype)], dim=1))
+        skips = [x]
+        for i, blocks in enumerate(self.encoder):
+            for block in blocks:
+                x = block(x, emb, cond)
+                skips.append(x)
+            if i < len(self.downs):
+                x = self.downs[i](x)
+                skips.append(x)
+        for block in self.middle:
+            x = block(x, emb, cond)
+        for i, blocks in enumerate(self.decoder):
+            for block in blocks:
+                x = block(torch.cat([x, skips.pop()], dim=1), emb, cond)
+            if i < len(self.ups):
+                x = self.ups[i](x)
+        return self.conv_out(F.silu(self.norm_out(x)))

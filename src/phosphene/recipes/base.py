@@ -1,0 +1,140 @@
+"""What a recipe is: a function whose parameters are the knobs and whose result says what to train, on what, and how.
+
+A recipe may need another one's result: `@recipe(autoencoder="emoji.autoencoder")` says that the knob `autoencoder` is
+a bundle, and that where none is given, the recipe of that name is trained first, beside this run's folder.
+This module and the recipes import nothing heavy until they are called: listing them is instant.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from phosphene.errors import Problem, unknown
+
+if TYPE_CHECKING:
+    from phosphene.data.batches import Batches
+    from phosphene.systems.base import System
+    from phosphene.training import Progress
+
+
+@dataclass
+class Plan:
+    """What a recipe function returns.
+
+    settings  of `training.train`: steps, lr, …
+    sample    system -> PIL picture or pictures (B, 3, H, W), for the grids of the run's folder
+    finish    (system) -> None, with the averaged weights, before the bundle is written
+    card      the model card, Markdown
+    dtype     of the matrices in the bundle
+    """
+
+    system: System
+    data: Batches
+    settings: dict[str, Any]
+    sample: Callable[[System], Any] | None = None
+    finish: Callable[[System], None] | None = None
+    card: str = ""
+    dtype: str | None = None
+
+
+@dataclass
+class Recipe:
+    """A recipe with its knobs turned; nothing is built before `train` or `plan`."""
+
+    name: str
+    function: Callable[..., Plan]
+    needs: dict[str, str]
+    knobs: dict[str, Any] = field(default_factory=dict)
+
+    def train(self, out: str | Path | None = None, resume: bool = False) -> Iterator[Progress]:
+        """Trains what is needed first, then the recipe itself, into the folder `out` (runs/NAME).
+
+        Ends with out/model.safetensors. Raises Problem where `out` holds another run.
+        """
+        import torch
+
+        from phosphene.training import train
+        from phosphene.weights import bundle
+
+        out = Path(out or Path("runs") / self.name)
+        given = yield from self._needed(out, resume)
+        torch.manual_seed(self.knobs.get("seed", 0))  # the first weights
+        plan = self.function(**self.knobs, **given)
+
+        def save(system: System, path: Path, card: str | None = None) -> None:
+            if plan.finish:
+                plan.finish(system)
+            bundle.save(system, path, card=card, dtype=plan.dtype)
+
+        yield from train(
+            plan.system, plan.data, out=out, resume=resume, sample=plan.sample, card=plan.card, save=save,
+            knobs={k: str(v) if isinstance(v, Path) else v for k, v in self.knobs.items()}, **plan.settings,
+        )  # fmt: skip
+
+    def _needed(self, out: Path, resume: bool):
+        """{knob: system} of what the recipe needs, trained first where it is not there."""
+        from phosphene.recipes import RECIPES
+        from phosphene.weights import bundle
+
+        given = {}
+        for knob, name in self.needs.items():
+            path = self.knobs.get(knob)
+            if path is None:
+                path = out.parent / name
+                if not (path / "model.safetensors").is_file():
+                    first = RECIPES[name](**self._shared(RECIPES[name]))
+                    yield from _noted(first.train(path, resume=path.exists()), f"{self.name} needs {name}: training it first")
+            given[knob] = bundle.load(path)
+        self.knobs = {k: v for k, v in self.knobs.items() if k not in self.needs}
+        return given
+
+    def _shared(self, other: Callable) -> dict[str, Any]:
+        """The knobs given here that the other recipe has too and that mean the same: the data and its form."""
+        known = inspect.signature(other).parameters
+        return {k: v for k, v in self.knobs.items() if k in known and k in ("data", "size", "seed", "groups")}
+
+
+def recipe(**needs: str) -> Callable[[Callable[..., Plan]], Callable[..., Recipe]]:
+    """Decorator. The function gets its knobs as keywords; a knob in `needs` reaches it as the loaded system."""
+
+    def decorate(function: Callable[..., Plan]) -> Callable[..., Recipe]:
+        name = f"{function.__module__.rpartition('.')[2]}.{function.__name__}"
+
+        @functools.wraps(function)
+        def make(**knobs: Any) -> Recipe:
+            known = inspect.signature(function).parameters
+            for knob in knobs:
+                if knob not in known:
+                    raise unknown(f"knob of {name}", knob, known)
+            return Recipe(name, function, dict(needs), knobs)
+
+        return make
+
+    return decorate
+
+
+def _noted(steps: Iterator[Progress], note: str) -> Iterator[Progress]:
+    for i, progress in enumerate(steps):
+        yield replace(progress, notes=(note, *progress.notes)) if i == 0 else progress
+
+
+def source_of(spec: str, **options: Any):
+    """The source of a spec with these options added; what the spec itself says comes first."""
+    from phosphene.data.base import open_source, parse_spec
+
+    what, said, _ = parse_spec(spec)
+    more = [f"{k}={v}" for k, v in options.items() if k not in said]
+    joined = spec + ("," if ":" in spec.removeprefix(what) else ":") + ",".join(more) if more else spec
+    return open_source(joined)
+
+
+def check_choice(what: str, value: str, known: dict[str, Any]) -> Any:
+    """known[value]; Problem for another value."""
+    if value not in known:
+        raise Problem(f"{what}={value!r}: one of {', '.join(known)} was expected")
+    return known[value]

@@ -1,0 +1,140 @@
+"""Emoji: a bilingual text-to-image model, small enough to come with the package. In three parts: a decoder (with its
+encoder), a text encoder (from CLIP), and the denoiser between them, trained separately and joined.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from phosphene.recipes.base import Plan, check_choice, recipe, source_of
+
+if TYPE_CHECKING:
+    from phosphene.data.base import Source
+
+STYLES = "noto|fluent-3d|fluent-flat|twemoji"  # OpenMoji is share-alike
+GROUPS = "smileys-emotion|animals-nature|food-drink|activities|travel-places"
+PRESETS: dict[str, dict[str, Any]] = {
+    "cpu": dict(size=64, width=128, deep=160, attention=(0, 1), depth=1, groups=GROUPS, steps=9000, batch=128, lr=1e-3),
+    "gpu": dict(size=128, width=96, deep=160, attention=(0, 1), depth=2, groups="", steps=60_000, batch=512, lr=1e-3),
+}
+
+
+@recipe()
+def autoencoder(
+    *,
+    data: str = "emoji",
+    size: int = 64,
+    steps: int = 5000,
+    batch: int = 16,
+    channels: int = 16,
+    lr: float = 1e-3,
+    adversarial: float = 0.0,
+    seed: int = 0,
+) -> Plan:
+    """An autoencoder of emoji, f = 8: 64×64 pixels ↔ 8×8×16. It starts from the principal components of patches.
+
+    phosphene train emoji.autoencoder --data emoji:path=TABLE.parquet
+
+    channels     numbers a place of the latent
+    adversarial  above 0: with a patch discriminator of this weight (VAE + GAN)
+    """
+    from phosphene.recipes.parts import patch_autoencoder, pictures_for
+
+    batches = pictures_for(rows(data), size, batch, seed)
+    system, finish = patch_autoencoder(
+        batches, f=8, channels=channels, widths=(48, 96, 128), patch=2, depth=2, adversarial=adversarial, sensitivity=0.5
+    )
+    settings = dict(steps=steps, lr=lr, warmup=50, floor=0.02, seed=seed)
+    return Plan(system, batches, settings, finish=finish, card="# emoji.autoencoder")
+
+
+@recipe()
+def clip(
+    *,
+    data: str = "emoji",
+    size: int = 64,
+    styles: str = STYLES,
+    steps: int = 1500,
+    batch: int = 256,
+    lr: float = 1e-3,
+    width: int = 256,
+    seed: int = 0,
+) -> Plan:
+    """CLIP on emoji and their names and keywords in two languages; its text encoder starts emoji.latent.
+
+    phosphene train emoji.clip --data emoji:path=TABLE.parquet
+    """
+    from phosphene.data.batches import Batches, cached
+    from phosphene.nets.autoencoder import ConvTower
+    from phosphene.nets.transformer import TextTransformer
+    from phosphene.systems.clip import ClipSystem
+    from phosphene.text.encoders import TextEncoder
+    from phosphene.text.tokenizer import Tokenizer
+
+    source = rows(data, styles=styles)
+    tokenizer = Tokenizer.train((c for i in range(len(source)) for c in source[i].captions), 4096)
+    text = TextEncoder(tokenizer, TextTransformer(len(tokenizer), width, 4, 4))
+    system = ClipSystem(text, ConvTower(width, (64, 128, 192), 1, patch=4), width)
+    batches = cached(Batches(source, size=size, batch=batch, seed=seed, drop=0.0))
+    settings = dict(steps=steps, lr=lr, weight_decay=0.05, seed=seed)
+    return Plan(system, batches, settings, card="# emoji.clip")
+
+
+@recipe(autoencoder="emoji.autoencoder", clip="emoji.clip")
+def latent(
+    *,
+    data: str = "emoji",
+    preset: str = "cpu",
+    groups: str | None = None,
+    autoencoder: Path | None = None,
+    clip: Path | None = None,
+    steps: int | None = None,
+    batch: int | None = None,
+    lr: float | None = None,
+    drop: float = 0.1,
+    seed: int = 0,
+) -> Plan:
+    """The model that comes with the package: emoji from words in English and Chinese, in four styles.
+
+    phosphene train emoji.latent --data emoji:path=TABLE.parquet
+
+    preset       cpu (64×64 pictures, two hours on two cores) or gpu (128×128)
+    groups       Unicode's groups of emoji to learn, joined by |; None is the preset's choice, "" is all
+    autoencoder  a bundle of emoji.autoencoder; trained first where none is given
+    clip         a bundle of emoji.clip; trained first where none is given
+    steps, batch, lr   None is the preset's choice
+    drop         how often the caption is left out, for classifier-free guidance
+    """
+    from phosphene.data.batches import Batches, cached
+    from phosphene.diffusion.denoiser import Denoiser
+    from phosphene.diffusion.schedule import Flow
+    from phosphene.nets.layers import ScaleShiftResBlock, SpatialTransformer
+    from phosphene.nets.unet import UNet
+    from phosphene.recipes.grids import grid_of
+    from phosphene.systems.latent import Latent
+
+    knobs = check_choice("preset", preset, PRESETS)
+    source = rows(data, styles=STYLES, groups=knobs["groups"] if groups is None else groups)
+    ae, text = autoencoder.autoencoder, clip.text
+    net = UNet(
+        ae.channels, ae.channels, (knobs["width"], knobs["deep"]), knobs["depth"], knobs["attention"], head_dim=32,
+        context_dim=text.width, vector_dim=text.width, emb_dim=2 * knobs["width"],
+        block=ScaleShiftResBlock, attend=SpatialTransformer,
+    )  # fmt: skip
+    denoiser = Denoiser(net, Flow(draws="logit_normal", mean=0.4), "flow")
+    system = Latent(denoiser, ae, text, knobs["size"], guidance=3.0, vocabulary=vocabulary_of(source))
+    batches = cached(Batches(source, size=knobs["size"], batch=batch or knobs["batch"], seed=seed, drop=drop), system)
+    settings = dict(steps=steps or knobs["steps"], lr=lr or knobs["lr"], seed=seed, sample_every=500)
+    return Plan(system, batches, settings, sample=grid_of(PROMPTS), card="# emoji.latent", dtype="bf16")
+
+
+PROMPTS = [
+    "a smiling cat", "fox", "pizza", "rocket", "a 3D emoji of a red apple", "flat emoji of a dolphin", "火箭", "立体 狐狸",
+    "snowman", "guitar", "tiger face", "grinning face", "crying face", "sunflower", "strawberry", "soccer ball",
+]  # fmt: skip
+
+
+def rows(data: str, **options: str) -> Source:
+    """The training rows of an emoji source: "emoji" is drawn from the machine's font, "emoji:path=…" is a table."""
+    return source_of(data, split="train", **{k: v for k, v in options.items() if v})

@@ -1,0 +1,88 @@
+"""Scenes: coloured shapes in relations, drawn as they are needed. Nothing to download."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from phosphene.recipes.base import Plan, recipe, source_of
+
+PROMPTS = [
+    "a red circle", "一个小的蓝色正方形", "a large green star", "a small yellow ring",
+    "a small red circle left of two blue squares", "a purple triangle above an orange star", "three green circles",
+    "两个红色圆形在一个蓝色三角形的上方",
+]  # fmt: skip
+
+
+@recipe()
+def autoencoder(
+    *,
+    data: str = "scenes",
+    size: int = 32,
+    steps: int = 1500,
+    batch: int = 64,
+    channels: int = 8,
+    lr: float = 2e-3,
+    pictures: int = 20_000,
+    seed: int = 0,
+) -> Plan:
+    """An autoencoder of scenes, f = 4: 32×32 pixels ↔ 8×8×8.
+
+    phosphene train scenes.autoencoder
+
+    channels  numbers a place of the latent
+    pictures  how many scenes are drawn to learn from
+    """
+    from phosphene.recipes.parts import patch_autoencoder, pictures_for
+
+    batches = pictures_for(source_of(data, size=size, n=pictures), size, batch, seed)
+    system, finish = patch_autoencoder(batches, f=4, channels=channels, widths=(64, 96), patch=2, depth=1)
+    return Plan(system, batches, dict(steps=steps, lr=lr, seed=seed), finish=finish, card="# scenes.autoencoder")
+
+
+@recipe(autoencoder="scenes.autoencoder")
+def latent(
+    *,
+    data: str = "scenes",
+    size: int = 32,
+    autoencoder: Path | None = None,
+    steps: int = 7000,
+    batch: int = 64,
+    lr: float = 1e-3,
+    width: int = 96,
+    drop: float = 0.1,
+    pictures: int = 50_000,
+    seed: int = 0,
+) -> Plan:
+    """Text-to-image latent diffusion of scenes, told in English and Chinese.
+
+    phosphene train scenes.latent
+
+    autoencoder  a bundle of scenes.autoencoder; trained first where none is given
+    width        channels at the latent's full size
+    drop         how often the caption is left out
+    pictures     how many scenes are drawn to learn from
+    """
+    from phosphene.data.batches import Batches, cached
+    from phosphene.diffusion.denoiser import Denoiser
+    from phosphene.diffusion.schedule import Flow
+    from phosphene.nets.layers import ScaleShiftResBlock, SpatialTransformer
+    from phosphene.nets.transformer import TextTransformer
+    from phosphene.nets.unet import UNet
+    from phosphene.recipes.grids import grid_of
+    from phosphene.systems.latent import Latent
+    from phosphene.text.encoders import TextEncoder
+    from phosphene.text.tokenizer import Tokenizer
+
+    ae = autoencoder.autoencoder
+    scenes = source_of(data, size=size, n=pictures)
+    tokenizer = Tokenizer.train((c for i in range(2000) for c in scenes[i].captions), 512)
+    encoder = TextEncoder(tokenizer, TextTransformer(len(tokenizer), 192, 3, 4))
+    net = UNet(
+        ae.channels, ae.channels, (width, 3 * width // 2), 1, (1, 1), head_dim=24, context_dim=192, vector_dim=192,
+        emb_dim=2 * width, block=ScaleShiftResBlock, attend=SpatialTransformer,
+    )  # fmt: skip
+    denoiser = Denoiser(net, Flow(draws="logit_normal", mean=0.4), "flow")
+    system = Latent(denoiser, ae, encoder, size, guidance=3.0)
+    batches = cached(Batches(scenes, size=size, batch=batch, seed=seed, drop=drop), system)
+    settings = dict(steps=steps, lr=lr, seed=seed, decay=0.5, sample_every=1000)
+    return Plan(system, batches, settings, sample=grid_of(PROMPTS * 2), card="# scenes.latent", dtype="bf16")

@@ -1,0 +1,77 @@
+"""Encoders: prompts → Cond. τ_θ of latent diffusion, one class a kind of prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..diffusion.cond import Cond
+from ..errors import Problem
+from ..nets.transformer import TextTransformer
+from ..parts import part
+from .tokenizer import Tokenizer
+
+
+@part
+class TextEncoder(nn.Module):
+    """Words by our own tokenizer and transformer: tokens (B, L, width), and as vector the mean of the real ones."""
+
+    def __init__(self, tokenizer: Tokenizer, transformer: TextTransformer):
+        super().__init__()
+        self.tokenizer, self.transformer = tokenizer, transformer
+
+    @property
+    def width(self) -> int:
+        return self.transformer.width
+
+    def forward(self, prompts: Sequence[str | None]) -> Cond:
+        texts = [words(p) for p in prompts]
+        device = self.transformer.position.device
+        ids, mask = (t.to(device) for t in self.tokenizer(texts))
+        tokens = self.transformer(ids, mask)  # (B, L, D)
+        real = mask[..., None].to(tokens.dtype)
+        return Cond(vector=(tokens * real).sum(1) / real.sum(1), tokens=tokens, mask=mask)
+
+
+@part
+class ClassEncoder(nn.Module):
+    """A class number → vector (B, width); the null prompt has a row of its own."""
+
+    def __init__(self, classes: int, width: int, names: Sequence[str] | None = None):
+        super().__init__()
+        self.classes, self.width, self.names = classes, width, list(names or [])
+        self.embedding = nn.Embedding(classes + 1, width)
+
+    def forward(self, prompts: Sequence[int | str | None]) -> Cond:
+        rows = torch.tensor([self._row(p) for p in prompts], device=self.embedding.weight.device)
+        return Cond(vector=self.embedding(rows))
+
+    def _row(self, prompt: int | str | None) -> int:
+        if prompt is None or prompt == "":
+            return self.classes
+        if prompt in self.names:
+            return self.names.index(prompt)
+        number = int(prompt) if str(prompt).isdigit() else -1
+        if not 0 <= number < self.classes:
+            known = f" or one of {', '.join(self.names)}" if self.names else ""
+            raise Problem(f"class {prompt!r} is not one of 0 … {self.classes - 1}{known}")
+        return number
+
+
+@part
+class NoEncoder(nn.Module):
+    """For unconditional models: whatever the prompt, nothing is said."""
+
+    def forward(self, prompts: Sequence[object]) -> Cond:
+        return Cond()
+
+
+def words(prompt: str | None) -> str:
+    """The text of a prompt; the null prompt is the empty one. Problem for anything that is not words."""
+    if prompt is None:
+        return ""
+    if not isinstance(prompt, str):
+        raise Problem(f"prompt {prompt!r} is a {type(prompt).__name__}; this model wants words")
+    return prompt
