@@ -16,6 +16,7 @@ class Problem(ValueError):
 def unknown(what: str, name: object, known: Iterable[str]) -> Problem:
     """The Problem for a name that is not among `known`: suggests the nearest, then lists them all."""
     names = sorted(known)
-    near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else "."
+    same = {known.lower(): known for known in names}
+    near = difflib.get_close_matches(str(name).lower(), same, n=1, cutoff=0.5)
+    hint = f"; did you mean {same[near[0]]!r}?" if near else "."
     return Problem(f"unknown {what} {name!r}{hint} Known: {', '.join(names)}")

@@ -56,7 +56,7 @@ def choose(
     """
     for wanted in [image, *caption.split("|"), label]:
         if wanted and wanted not in columns:
-            raise unknown(f"column of {name};", wanted, columns)
+            raise unknown(f"column of {name}:", wanted, columns)
     if images is not None and not image:
         usual = [c for usual in IMAGES for c in images if c.lower() == usual]
         if not images:
@@ -117,7 +117,7 @@ def split_filters(name: str, columns: Collection[str], filters: Sequence[Filter]
     """(those on columns, those on the picture's own width and height). Raises Problem for a column that is missing."""
     for f in filters:
         if f.column not in columns and f.column not in SIZES:
-            raise unknown(f"column in the filter {f} of {name};", f.column, [*columns, *SIZES])
+            raise unknown(f"column in the filter {f} of {name}:", f.column, {*columns, *SIZES})
     return [f for f in filters if f.column in columns], [f for f in filters if f.column not in columns]
 
 

@@ -99,7 +99,7 @@ def _loaded(datasets, name: str, split: str, config: str):
             found = datasets.load_from_disk(str(Path(name).expanduser()))
             if isinstance(found, datasets.DatasetDict):
                 if split not in found:
-                    raise unknown(f"split of {name};", split, found)
+                    raise unknown(f"split of {name}:", split, found)
                 found = found[split]
             return found
         return datasets.load_dataset(name, config or None, split=split)

@@ -89,17 +89,16 @@ class Parquet:
     # -- opening -----------------------------------------------------------------------------------------------------
 
     def _open(self, file: int):
-        parquet = cols.imported("pyarrow.parquet", "reading Parquet")
+        pa, parquet = arrow()
         try:
             return parquet.ParquetFile(self.files[file])
-        except (parquet.lib.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError) as error:
             raise Problem(
                 f"{self.files[file]}: not a whole Parquet file ({str(error).splitlines()[0][:120]})"
             ) from None
 
     def _read(self, file: int, group: int, columns: list[str]):
-        import pyarrow as pa
-
+        pa, _ = arrow()
         try:
             with self._open(file) as opened_file:
                 return opened_file.read_row_group(group, columns=columns, use_threads=False)
@@ -132,6 +131,11 @@ class Parquet:
         except Problem:
             return True  # it will be counted and named when it is met
         return passes({"width": width, "height": height}, filters)
+
+
+def arrow():
+    """(pyarrow, pyarrow.parquet). Raises Problem where they are not installed."""
+    return cols.imported("pyarrow", "reading Parquet"), cols.imported("pyarrow.parquet", "reading Parquet")
 
 
 def _is_binary(kind) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 
 from phosphene.data import columns as cols
 from phosphene.data.base import Example, Filter, matching_files, passes
-from phosphene.data.parquet import IN_MEMORY
+from phosphene.data.parquet import IN_MEMORY, arrow
 from phosphene.data.pictures import ENDINGS, decode, measured
 from phosphene.errors import Problem
 
@@ -193,12 +193,12 @@ def _collect(tar: tarfile.TarFile, length: int, members: dict[str, dict[str, Mem
 
 def _keyed(file: Path, filters: list[Filter]) -> tuple[list[str], dict[str, dict[str, Any]]]:
     """(columns, {key: {column: value}}) of img2dataset's table beside a tar; values only where filters ask for them."""
-    parquet = cols.imported("pyarrow.parquet", "reading Parquet")
+    pa, parquet = arrow()
     try:
         there = parquet.read_schema(file).names
         wanted = [c for c in there if c in {f.column for f in filters}]
         rows = parquet.read_table(file, columns=["key", *wanted]).to_pylist()
-    except (parquet.lib.ArrowException, OSError, KeyError) as error:
+    except (pa.ArrowException, OSError, KeyError) as error:
         raise Problem(
             f"{file}: not img2dataset's table with a column key ({str(error).splitlines()[0][:120]})"
         ) from None
