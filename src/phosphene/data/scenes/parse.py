@@ -24,9 +24,9 @@ FINALISTS = 12  # templates tried again at
 NUDGES = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1)]  # units around the place that the centre of mass gives
 SCALES = (0.88, 0.94, 1.0, 1.06, 1.12)  # a drawn or generated shape may be this much smaller or larger than its size
 TINTS = np.array(list(COLOURS.values()), np.float32) / 255 - 1  # minus darkness
-COLOUR_TOLERANCE = 0.17  # the largest difference in a channel to the colour a piece is named by
-# what may stay unexplained, averaged over about 5 or 21 pixels of 32 × 32: brightness, and any channel (JPEG blurs hue)
-GREY_TOLERANCE, FINE_TOLERANCE, WIDE_TOLERANCE = 0.15, 0.24, 0.07
+COLOUR_TOLERANCE = 0.2  # the largest difference in a channel to the colour a piece is named by
+# what may stay unexplained of the brightness and of any channel (JPEG blurs hue), averaged over 5 or 21 pixels of 32 × 32
+FINE_TOLERANCE, WIDE_TOLERANCE = (0.13, 0.22), (0.06, 0.1)
 
 
 @dataclass(frozen=True)
@@ -199,12 +199,12 @@ def _foreign(ink: np.ndarray, pieces: list[_Piece]) -> str | None:
     rest = ink.copy()
     for p in pieces:
         draw.paste(rest, *p.at, p.tint)
-    scale, grey = ink.shape[0] // 32, rest.mean(2, keepdims=True)
-    checks = ((grey, 2 * scale, GREY_TOLERANCE), (rest, 2 * scale, FINE_TOLERANCE), (rest, 4 * scale, WIDE_TOLERANCE))
-    for field, width, most in checks:
-        left = np.abs(_mean(_mean(field, width), width)).max(2)
-        if left.max() > most:
-            row, column = np.unravel_index(left.argmax(), left.shape)
+    scale = ink.shape[0] // 32
+    for width, (most_grey, most) in ((2 * scale, FINE_TOLERANCE), (4 * scale, WIDE_TOLERANCE)):
+        left = _mean(_mean(rest, width), width)
+        excess = np.maximum(np.abs(left.mean(2)) - most_grey, np.abs(left).max(2) - most)
+        if excess.max() > 0:
+            row, column = np.unravel_index(excess.argmax(), excess.shape)
             return f"something else near x={max(column - width, 0)}, y={max(row - width, 0)}"
     return None
 
