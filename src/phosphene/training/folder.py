@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from pathlib import Path
 
 import torch
@@ -89,7 +90,7 @@ class Folder:
 
     def rows(self) -> list[dict]:
         """What metrics.jsonl holds."""
-        return [json.loads(line) for line in self.metrics.read_text().splitlines()]
+        return [json.loads(line) for line in self.metrics.read_text().splitlines() if math.isfinite(_step(line))]
 
     def close(self) -> None:
         if self.board:

@@ -55,6 +55,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         rates = self.lr.values() if isinstance(self.lr, dict) else (self.lr,)
+        for name in ("steps", "warmup", "seed", "workers", "log_every", "checkpoint_every", "sample_every", "keep"):
+            _want(isinstance(getattr(self, name), int), name, getattr(self, name), "a whole number")
         _want(self.steps >= 1, "steps", self.steps, "at least 1")
         _want(all(0 < r < math.inf for r in rates), "lr", self.lr, "above 0")
         _want(self.warmup >= 0, "warmup", self.warmup, "0 or more")
