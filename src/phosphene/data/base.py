@@ -117,16 +117,17 @@ def open_source(spec: str) -> Source:
         raise Problem(f"no data at {what!r}: {_why_not(what)}. Data is one of: {', '.join(k.name for k in KINDS)}")
     module, name = kind.opens.split(":")
     opener = getattr(importlib.import_module(module), name)
-    known = inspect.signature(opener).parameters
-    given = _converted(kind.name, options, known, filters)
-    if "path" in known:
+    takes = inspect.signature(opener).parameters
+    is_path = kind.name != what  # a built-in set is not one, and may have an option of this name
+    known = {k: p for k, p in takes.items() if k != "filters" and not (k == "path" and is_path)}
+    given = _converted(kind.name, options, known, "filters" in takes)
+    if "path" in takes and is_path:
         given["path"] = what
-    if "filters" in known:
+    if "filters" in takes:
         given["filters"] = filters
     elif filters:
-        raise Problem(
-            f"{kind.name} has no columns, so the filter {filters[0]} means nothing; options: {_options(known)}"
-        )
+        options_there = ", ".join(known) or "none"
+        raise Problem(f"{kind.name} has no columns, so the filter {filters[0]} means nothing; options: {options_there}")
     return opener(**given)
 
 
@@ -141,17 +142,13 @@ def _why_not(what: str) -> str:
     return f"files ending in {Path(what).suffix or 'nothing'} are not known"
 
 
-def _options(parameters) -> str:
-    return ", ".join(k for k in parameters if k not in ("path", "filters")) or "none"
-
-
-def _converted(kind: str, options: dict[str, str], parameters, filters) -> dict[str, Any]:
+def _converted(kind: str, options: dict[str, str], parameters: dict, has_columns: bool) -> dict[str, Any]:
     """Option texts as values of the type that each parameter's default has."""
     given: dict[str, Any] = {}
     for key, text in options.items():
-        if key not in parameters or key in ("path", "filters"):
-            problem = unknown(f"option of {kind}", key, [k for k in parameters if k not in ("path", "filters")])
-            hint = f". (A filter on a column is written {key}=={text})" if "filters" in parameters else ""
+        if key not in parameters:
+            problem = unknown(f"option of {kind}", key, parameters)
+            hint = f". (A filter on a column is written {key}=={text})" if has_columns else ""
             raise Problem(f"{problem}{hint}")
         try:
             given[key] = _value(text, parameters[key].default)

@@ -50,7 +50,7 @@ PARTS = ("clean", "counts", "colours", "shapes", "bound", "sizes", "relation")
 
 
 def matches(prompt: Spec | str, picture: Any) -> Verdict:
-    """Whether a picture (anything `parse` takes) shows exactly what the prompt says. Problem if it is not understood."""
+    """Whether a picture (anything `parse` takes) shows exactly what the prompt says. Problem if it is no scene's."""
     reading = parse(picture)
     return judge(read(prompt) if isinstance(prompt, str) else prompt, reading.objects, reading.foreign)
 

@@ -25,7 +25,7 @@ NUDGES = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1)]  # units around the pl
 SCALES = (0.88, 0.94, 1.0, 1.06, 1.12)  # a drawn or generated shape may be this much smaller or larger than its size
 TINTS = np.array(list(COLOURS.values()), np.float32) / 255 - 1  # minus darkness
 COLOUR_TOLERANCE = 0.2  # the largest difference in a channel to the colour a piece is named by
-# what may stay unexplained of the brightness and of any channel (JPEG blurs hue), averaged over 5 or 21 pixels of 32 × 32
+# what may stay unexplained of brightness and of any channel (JPEG blurs hue), averaged over 5 or 21 pixels of 32 × 32
 FINE_TOLERANCE, WIDE_TOLERANCE = (0.13, 0.22), (0.06, 0.1)
 
 
@@ -148,11 +148,11 @@ def _soft(covers: np.ndarray, variance: float) -> np.ndarray:
 def _fit(ink: np.ndarray, zone: np.ndarray) -> _Piece:
     """The template, place and tint that explain one piece best: the most of (Σ c·d)² / Σc², c the cover, d the ink."""
     side = ink.shape[0]
-    covers, centres, names = _templates(side)
+    covers, centres, _ = _templates(side)
     mine = ink * zone[..., None]
     weight, place = mine.sum(2), np.arange(side) + 0.5
     centre = np.array([(weight.sum(1) * place).sum(), (weight.sum(0) * place).sum()]) / weight.sum()
-    at = np.rint((centre - centres) * (UNITS // side)).astype(int)  # (K, 2): the box's centre in units, were it this one
+    at = np.rint((centre - centres) * (UNITS // side)).astype(int)  # (K, 2): the box's centre in units
 
     likely = np.argsort(-_explained(mine, covers, np.arange(len(at)), at))[:FINALISTS]
     k = np.repeat(likely, len(NUDGES))

@@ -68,7 +68,7 @@ class Scenes:
 
 
 def draw_scene(rng: random.Random, objects: tuple[int, int] = (1, MOST), unseen: bool = False) -> tuple[Spec, Scene]:
-    """A random scene and all that is true of it in the words of a Spec (sizes, and a relation if there are two groups)."""
+    """A random scene and all that is true of it (sizes, and a relation if there are two groups)."""
     numbers = range(objects[0], objects[1] + 1)
     count = rng.choices(numbers, [1 / k for k in numbers])[0]
     return scene_of_mix(rng, MIXES[count][int(rng.random() * len(MIXES[count]))], unseen)

@@ -142,12 +142,15 @@ def _group_zh(g: Group, rng: random.Random | None) -> str:
 
 # ---------------------------------------------------------------- reading
 
-ALSO_EN = {"big": "large", "tiny": "small", "little": "small", "middle-sized": "medium", "medium-sized": "medium", "huge": "large",
-           "violet": "purple", "disc": "circle", "disk": "circle", "dot": "circle", "plus": "cross", "plus sign": "cross",
-           "love heart": "heart"}  # fmt: skip
-ALSO_ZH = {"小号": "small", "小型": "small", "中号": "medium", "中": "medium", "大号": "large", "大型": "large", "橘色": "orange",
-           "粉红色": "pink", "粉红": "pink", "圆": "circle", "方块": "square", "方形": "square", "三角": "triangle",
-           "十字形": "cross", "加号": "cross", "环形": "ring", "圆圈": "ring", "爱心": "heart"}  # fmt: skip
+ALSO_EN = {
+    "big": "large", "huge": "large", "tiny": "small", "little": "small", "medium-sized": "medium",
+    "violet": "purple", "disc": "circle", "disk": "circle", "dot": "circle", "plus": "cross", "plus sign": "cross",
+}  # fmt: skip
+ALSO_ZH = {
+    "小号": "small", "小型": "small", "中号": "medium", "中": "medium", "大号": "large", "大型": "large",
+    "橘色": "orange", "粉红色": "pink", "粉红": "pink", "圆": "circle", "方块": "square", "方形": "square",
+    "三角": "triangle", "十字形": "cross", "加号": "cross", "环形": "ring", "圆圈": "ring", "爱心": "heart",
+}  # fmt: skip
 COUNTS = {"a": 1, "an": 1, "one": 1, "two": 2, "three": 3, "four": 4, "一": 1, "二": 2, "两": 2, "三": 3, "四": 4}
 SIDES = {
     "left": r"(?:to |on )?(?:the )?left(?: side)? of", "right": r"(?:to |on )?(?:the )?right(?: side)? of",
