@@ -236,6 +236,18 @@ def test_cached_pictures_are_the_same_pictures(rows):
     assert all(map(same, first(kept, 3, workers=4), first(plain, 3)))
 
 
+def test_what_prepare_draws_comes_from_the_seed(rows):
+    class Noisy(Halves):
+        def prepare(self, batch):
+            return Batch(torch.randn(len(batch.image), 1, 2, 2), batch.prompts, batch.index, prepared=True)
+
+    tables = []
+    for ours, torchs in [(0, 0), (0, 1), (1, 0)]:
+        torch.manual_seed(torchs)
+        tables.append(cached(Batches(rows(9), size=8, batch=2, seed=ours), Noisy()).table)
+    assert torch.equal(tables[0], tables[1]) and not torch.equal(tables[0], tables[2])
+
+
 def test_captions_of_cached_rows_are_drawn_anew(rows):
     kept = cached(Batches(rows(4), size=8, batch=4, drop=0), Halves())
     assert len({p for step in range(30) for p in kept.at(step).prompts}) == 4 * 3

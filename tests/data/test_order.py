@@ -53,9 +53,12 @@ def test_every_row_once_an_epoch(shards):
 
 def test_shards_are_read_one_after_the_other():
     order = Shuffled(10, seed=4, shards=[3, 0, 5, 2])
+    orders = set()
     for epoch in range(5):
         shard = [0 if r < 3 else 2 if r < 8 else 3 for r in order.rows(epoch, 10).tolist()]
         assert len(list(itertools.groupby(shard))) == 3
+        orders.add(tuple(dict.fromkeys(shard)))
+    assert len(orders) > 1
     assert order.rows(3, 10).tolist() == Shuffled(10, seed=4, shards=[3, 0, 5, 2]).rows(3, 10).tolist()
 
 

@@ -37,16 +37,13 @@ class Tar:
         self.name = path
         self.files = matching_files(path, ".tar")
         self.cut: dict[tuple[int, str], str] = {}
-        self.rows: list[Row] = []
-        for shard in range(len(self.files)):
-            self.rows += self._index(shard)
+        shards = [self._index(shard) for shard in range(len(self.files))]
+        self.rows: list[Row] = [row for rows in shards for row in rows]
         self.columns, self.lacks = self._columns(caption, label)
         if filters:
-            self.rows = [row for shard in range(len(self.files)) for row in self._passing(shard, filters)]
-        counts = [0] * len(self.files)
-        for shard, *_ in self.rows:
-            counts[shard] += 1
-        self.shards = counts if sum(f.stat().st_size for f in self.files) > IN_MEMORY else None
+            shards = [self._passing(rows, filters) for rows in shards]
+            self.rows = [row for rows in shards for row in rows]
+        self.shards = [len(rows) for rows in shards] if sum(f.stat().st_size for f in self.files) > IN_MEMORY else None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -139,13 +136,14 @@ class Tar:
                 lacks.pop(what, None)
         return columns, lacks
 
-    def _passing(self, shard: int, filters: list[Filter]) -> list[Row]:
-        rows = [row for row in self.rows if row[0] == shard]
+    def _passing(self, rows: list[Row], filters: list[Filter]) -> list[Row]:
+        """The rows of one shard that pass."""
         if not rows:
             return rows
-        beside = self.files[shard].with_suffix(".parquet")
+        file = self.files[rows[0][0]]
+        beside = file.with_suffix(".parquet")
         names, table = _keyed(beside, filters) if beside.is_file() else (list(self._json(rows[0])), None)
-        on_fields, on_size = cols.split_filters(str(self.files[shard]), names, filters)
+        on_fields, on_size = cols.split_filters(str(file), names, filters)
 
         def fields(row: Row) -> dict[str, Any]:
             return self._json(row) if table is None else table.get(row[1].rsplit("/", 1)[-1], {})
