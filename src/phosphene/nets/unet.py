@@ -105,10 +105,14 @@ class UNet(nn.Module):
         """The repeated blocks: where sharding, recomputation and compilation are put on."""
         return [b for level in (*self.encoder, self.middle, *self.decoder) for b in level]
 
+    @property
+    def multiple(self) -> int:
+        """What height and width must divide by."""
+        return 2 ** len(self.downs)
+
     def forward(self, x: Tensor, time: Tensor, cond: Cond) -> Tensor:
-        factor = 2 ** len(self.downs)
-        if x.shape[-1] % factor or x.shape[-2] % factor:
-            raise ValueError(f"height and width must divide by {factor}, and are {x.shape[-2]}×{x.shape[-1]}")
+        if x.shape[-1] % self.multiple or x.shape[-2] % self.multiple:
+            raise ValueError(f"height and width must divide by {self.multiple}, and are {x.shape[-2]}×{x.shape[-1]}")
         emb = self.time(time, len(x), cond.vector)  # (B, E)
         x = self.conv_in(x if cond.image is None else torch.cat([x, cond.image.to(x.dtype)], dim=1))
         skips = [x]
