@@ -190,7 +190,8 @@ class Table(Schedule):
 
     def __call__(self, t: Tensor | float) -> Level:
         u = _double(t) * self.T
-        u = torch.where((u - u.round()).abs() < 1e-9, u.round(), u)  # k/T·T is k
+        rounding = 1e-4 if isinstance(t, Tensor) and t.dtype != torch.float64 else 1e-9
+        u = torch.where((u - u.round()).abs() < rounding, u.round(), u)  # k/T·T is k
         if ((u < 1) & (u != 0) | (u > self.T)).any():
             raise Problem(f"t={_double(t).tolist()}: this schedule knows t = 0 and 1/{self.T} ≤ t ≤ 1")
         k = u.floor().clamp(1, self.T - 1).long()
