@@ -85,6 +85,22 @@ def test_options_are_checked_and_converted(tmp_path, encoded):
         open_source(f"{tmp_path}/n.npz:label==3")
 
 
+def test_a_file_may_be_called_like_the_name_of_a_kind(tmp_path, encoded, monkeypatch):
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    monkeypatch.chdir(tmp_path)
+    pq.write_table(pa.table({"image": [encoded()], "text": ["x"]}), "table.parquet")
+    assert open_source("table.parquet")[0].captions == ("x",)
+
+
+def test_built_in_sets():
+    source = open_source("scenes:size=64,n=7,split=unseen,objects=2-3")
+    assert len(source) == 7 and source[0].image.size == (64, 64) and source[3].captions
+    with pytest.raises(Problem, match=r"unknown option of scenes 'sise'; did you mean 'size'\? .*objects"):
+        open_source("scenes:sise=64")
+    with pytest.raises(Problem, match=r"scenes has no columns, so the filter split==test means nothing"):
+        open_source("scenes:split==test")
+
+
 def test_base_needs_neither_torch_nor_pillow():
     code = "import sys, phosphene.data.base; print({'torch', 'PIL', 'pyarrow', 'datasets'} & set(sys.modules))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "set()"

@@ -65,12 +65,14 @@ class Source(Protocol):
 class Kind:
     """A kind of source: what its WHAT looks like, and "module:callable" that opens it, imported when first used.
 
-    The callable gets the options as keywords, and `path` and `filters` where it has parameters of these names.
+    The callable gets the options as keywords, WHAT as `path` (a built-in set's `path` is an option like any other), and
+    `filters` where it has a parameter of this name.
     """
 
     name: str
     looks: Callable[[str], bool]
     opens: str
+    built_in: bool = False
 
 
 def _ends(*endings: str) -> Callable[[str], bool]:
@@ -93,8 +95,8 @@ def saved_by_datasets(what: str) -> bool:
 
 
 KINDS = [
-    Kind("scenes", "scenes".__eq__, "phosphene.data.scenes:Scenes"),
-    Kind("emoji", "emoji".__eq__, "phosphene.data.emoji:Emoji"),
+    Kind("scenes", "scenes".__eq__, "phosphene.data.scenes:Scenes", built_in=True),
+    Kind("emoji", "emoji".__eq__, "phosphene.data.emoji:Emoji", built_in=True),
     Kind("hub:owner/name", lambda what: what.startswith("hub:"), "phosphene.data.hub:Hub"),
     Kind("a folder saved by datasets", saved_by_datasets, "phosphene.data.hub:Hub"),
     Kind("numbers.npz", _ends(".npz"), "phosphene.data.arrays:Arrays"),
@@ -118,10 +120,10 @@ def open_source(spec: str) -> Source:
     module, name = kind.opens.split(":")
     opener = getattr(importlib.import_module(module), name)
     takes = inspect.signature(opener).parameters
-    is_path = kind.name != what  # a built-in set is not one, and may have an option of this name
-    known = {k: p for k, p in takes.items() if k != "filters" and not (k == "path" and is_path)}
+    ours = ("filters",) if kind.built_in else ("filters", "path")
+    known = {k: p for k, p in takes.items() if k not in ours}
     given = _converted(kind.name, options, known, "filters" in takes)
-    if "path" in takes and is_path:
+    if not kind.built_in:
         given["path"] = what
     if "filters" in takes:
         given["filters"] = filters
