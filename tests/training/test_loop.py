@@ -297,7 +297,7 @@ def test_nothing_to_train():
     system = Toy().requires_grad_(False)
     with pytest.raises(Problem, match="nothing to train"):
         run(system, steps=1)
-    with pytest.raises(Problem, match="null is torch.bfloat16"):
+    with pytest.raises(Problem, match=r"null is torch.bfloat16"):
         run(Toy().bfloat16(), steps=1)
 
 
