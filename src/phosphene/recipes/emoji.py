@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from phosphene.recipes.base import Plan, check_choice, recipe, source_of
 
 if TYPE_CHECKING:
-    from phosphene.data.base import Source
+    from phosphene.data.emoji import Emoji
+    from phosphene.text.vocabulary import Vocabulary
 
 STYLES = "noto|fluent-3d|fluent-flat|twemoji"  # OpenMoji is share-alike
 GROUPS = "smileys-emotion|animals-nature|food-drink|activities|travel-places"
@@ -41,7 +42,7 @@ def autoencoder(
     """
     from phosphene.recipes.parts import patch_autoencoder, pictures_for
 
-    batches = pictures_for(rows(data), size, batch, seed)
+    batches = pictures_for(rows(data, styles=STYLES), size, batch, seed)
     system, finish = patch_autoencoder(
         batches, f=8, channels=channels, widths=(48, 96, 128), patch=2, depth=2, adversarial=adversarial, sensitivity=0.5
     )
@@ -53,9 +54,9 @@ def autoencoder(
 def clip(
     *,
     data: str = "emoji",
-    size: int = 64,
+    size: int = 32,
     styles: str = STYLES,
-    steps: int = 1500,
+    steps: int = 700,
     batch: int = 256,
     lr: float = 1e-3,
     width: int = 256,
@@ -64,6 +65,10 @@ def clip(
     """CLIP on emoji and their names and keywords in two languages; its text encoder starts emoji.latent.
 
     phosphene train emoji.clip --data emoji:path=TABLE.parquet
+
+    size    side of the pictures that it sees
+    styles  which rows, joined by |; "" is all
+    width   of both towers' features
     """
     from phosphene.data.batches import Batches, cached
     from phosphene.nets.autoencoder import ConvTower
@@ -135,6 +140,20 @@ PROMPTS = [
 ]  # fmt: skip
 
 
-def rows(data: str, **options: str) -> Source:
+def vocabulary_of(source: Emoji) -> Vocabulary:
+    """What a model of these rows knows: every emoji with its names and keywords, and the words for styles."""
+    from phosphene.data.emoji import STYLES as WORDS
+    from phosphene.text.vocabulary import Vocabulary
+
+    known = {r["codepoint"]: r for r in source.rows}
+    entries = [
+        [r["name_en"], r["name_zh"], *(r.get("keywords_en") or []), *(r.get("keywords_zh") or [])]
+        for r in known.values()
+    ]
+    styles = {r["style"] for r in source.rows}
+    return Vocabulary(entries, [word for style in WORDS if style in styles for word in WORDS[style]])
+
+
+def rows(data: str, **options: str) -> Emoji:
     """The training rows of an emoji source: "emoji" is drawn from the machine's font, "emoji:path=…" is a table."""
     return source_of(data, split="train", **{k: v for k, v in options.items() if v})

@@ -44,5 +44,9 @@ class Latent(Ddpm):
         latents = self.autoencoder.encode(batch.image)
         return Batch(latents, batch.prompts, batch.index, batch.weight, prepared=True)
 
+    def knows(self, prompt: str) -> tuple[bool, str]:
+        """Whether the vocabulary covers a prompt, and the entry nearest to it; (True, "") without a vocabulary."""
+        return (True, "") if self.vocabulary is None else self.vocabulary(prompt)
+
     def decode(self, x: Tensor) -> Tensor:
         return self.autoencoder.decode(x).clamp(-1, 1)

@@ -1,0 +1,116 @@
+"""How well does a text-to-emoji model draw what it is told? Retrieval, by a judge that had no part in its training.
+
+The judge is a CLIP of another seed, trained on the train rows of all styles:
+
+    phosphene train emoji.clip --data emoji:path=TABLE --styles "" --seed 1 --size 64 --steps 3000 --out runs/judge
+    python benchmarks/emoji.py --model emoji --judge runs/judge --table TABLE --out docs/pictures
+
+A picture counts if, of the names of all emoji that the table has in its style, the prompt's is the nearest (recall@1) or
+among the five nearest (recall@5). Printed for what the model made and, by the same judge, for the real pictures; chance
+is 1 over the number of names. Pairs of emoji and style of the split "val" were never seen, neither by the model nor by
+the judge.
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import tyro
+
+import phosphene
+from phosphene.data.base import open_source
+from phosphene.data.batches import Batches
+from phosphene.data.emoji import STYLES
+from phosphene.data.scenes import wilson
+from phosphene.systems.clip import ClipSystem
+
+
+class Row(NamedTuple):
+    """A picture of the table, and what it is asked for with."""
+
+    picture: torch.Tensor  # (3, H, W)
+    name: str
+    name_zh: str
+    style: str
+
+
+def rows(table: str, size: int, split: str, names: set[str] | None = None) -> list[Row]:
+    """The table's rows of a split, in the model's styles; only those of `names` where given."""
+    source = open_source(f"emoji:path={table},split={split}")
+    batches = Batches(source, size=size, batch=1)
+    found = []
+    for i in range(len(source)):
+        example = source[i]
+        meta = example.meta
+        if names is None or meta["name_en"] in names:
+            picture = batches.picture(example, (size, size)).float() / 127.5 - 1
+            found.append(Row(picture, meta["name_en"], meta["name_zh"], meta["style"]))
+    return found
+
+
+def prompt(row: Row, language: str) -> str:
+    """A style's word and a name."""
+    style = STYLES[row.style]
+    return f"{style.en[0]} emoji of {row.name}" if language == "en" else f"{style.zh[0]}风格的{row.name_zh}表情"
+
+
+class Recall(NamedTuple):
+    at1: int
+    at5: int
+    n: int
+
+    def __str__(self) -> str:
+        low, high = wilson(self.at1, self.n)
+        return f"{self.at1 / self.n:.3f} ({low:.3f}…{high:.3f})  @5 {self.at5 / self.n:.3f}  n={self.n}"
+
+
+@torch.no_grad()
+def recall(judge: ClipSystem, pictures: torch.Tensor, asked: list[Row], names: dict[str, list[str]]) -> Recall:
+    """Nearest names of the row's style, by the judge."""
+    at1 = at5 = 0
+    for style, known in names.items():
+        mine = [i for i, row in enumerate(asked) if row.style == style]
+        if mine:
+            nearest = judge.nearest(pictures[mine], [f"{name}" for name in known], k=5).tolist()
+            hits = [[known[k] for k in ks].index(asked[i].name) if asked[i].name in [known[k] for k in ks] else 9
+                    for i, ks in zip(mine, nearest, strict=True)]  # fmt: skip
+            at1, at5 = at1 + sum(h == 0 for h in hits), at5 + sum(h < 5 for h in hits)
+    return Recall(at1, at5, len(asked))
+
+
+def make(system, prompts: list[str], guidance: float | None, steps: int | None) -> torch.Tensor:
+    """Pictures of the prompts with seeds 0, 1, …, 64 at a time."""
+    made = []
+    for i in range(0, len(prompts), 64):
+        part = prompts[i : i + 64]
+        *_, last = system.generate(part, seeds=list(range(i, i + len(part))), guidance=guidance, steps=steps)
+        made.append(last.picture())
+    return torch.cat(made)
+
+
+def main(model: str = "emoji", judge: Path = Path("runs/judge"), table: str = "emoji.parquet", n: int = 384,
+         guidance: float | None = None, steps: int | None = None, seed: int = 0) -> None:  # fmt: skip
+    """Prints recall@1 and @5 of n trained pairs and of all val pairs, in two languages, and of the real pictures."""
+    system, clip = phosphene.load(model), phosphene.load(judge)
+    known = set(system.vocabulary.names)
+    everything = rows(table, system.size, "train") + rows(table, system.size, "val")
+    names = {s: sorted({row.name for row in everything if row.style == s}) for s in {row.style for row in everything}}
+    ours = ("noto", "fluent-3d", "fluent-flat", "twemoji")
+    train = [row for row in rows(table, system.size, "train", known) if row.style in ours]
+    val = [row for row in rows(table, system.size, "val", known) if row.style in ours]
+    random.Random(seed).shuffle(train)
+    chance = sum(1 / len(names[row.style]) for row in val) / len(val)
+    print(f"{len(known)} names known to the model; chance: recall@1 {chance:.4f}, @5 {5 * chance:.4f}")
+    for what, asked in (("trained pairs", train[:n]), ("val pairs", val)):
+        real = torch.stack([row.picture for row in asked])
+        print(f"{what:14s} real     {recall(clip, real, asked, names)}")
+        for language in ("en", "zh"):
+            made = make(system, [prompt(row, language) for row in asked], guidance, steps)
+            print(f"{what:14s} made {language}  {recall(clip, made, asked, names)}", flush=True)
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

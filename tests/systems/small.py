@@ -1,0 +1,135 @@
+"""Tiny instances of every system, and something to train them on: what the shared checks use."""
+
+from __future__ import annotations
+
+import torch
+
+from phosphene.data.scenes import Scenes
+from phosphene.diffusion.denoiser import Denoiser
+from phosphene.diffusion.schedule import Cosine, Flow
+from phosphene.nets.autoencoder import (
+    Autoencoder,
+    ConvDecoder,
+    ConvEncoder,
+    ConvTower,
+    PatchCode,
+    PatchDiscriminator,
+)
+from phosphene.nets.layers import ScaleShiftResBlock, SpatialTransformer
+from phosphene.nets.transformer import DiT, TextTransformer
+from phosphene.nets.unet import UNet
+from phosphene.systems.autoencoder import AutoencoderSystem
+from phosphene.systems.base import Batch, System
+from phosphene.systems.clip import ClipSystem
+from phosphene.systems.ddpm import Ddpm
+from phosphene.systems.latent import Latent
+from phosphene.text.encoders import ClassEncoder, TextEncoder
+from phosphene.text.tokenizer import Tokenizer
+
+W = 16
+
+
+def eight(kind: str = "caption") -> Batch:
+    """Eight scenes of 32×32 with their captions, their numbers as classes, or nothing."""
+    import numpy as np
+
+    rows = [Scenes(n=8, objects=(1, 1))[i] for i in range(8)]
+    pictures = torch.from_numpy(np.stack([np.asarray(r.image) for r in rows])).permute(0, 3, 1, 2) / 127.5 - 1
+    prompts = {"caption": [r.captions[0] for r in rows], "label": list(range(8)), "none": [None] * 8}[kind]
+    return Batch(pictures, prompts, torch.arange(8))
+
+
+def text_encoder() -> TextEncoder:
+    captions = (c for i in range(50) for c in Scenes(n=50)[i].captions)
+    tokenizer = Tokenizer.train(captions, 400)
+    return TextEncoder(tokenizer, TextTransformer(len(tokenizer), 2 * W, 1, 2))
+
+
+def autoencoder() -> Autoencoder:
+    ae = Autoencoder(ConvEncoder(16, (W, W)), ConvDecoder(8, (W, W), 1), 8, 4, PatchCode(4, 8))
+    ae.start.fit(eight().image)
+    ae.measure(eight().image)
+    return ae
+
+
+def ddpm() -> Ddpm:
+    net = UNet(3, 3, (W, 2 * W, 2 * W), 1, (0, 0, 1), head_dim=W)
+    return Ddpm(Denoiser(net, Cosine(zero_snr=True), "v"), size=32, sampler="ddim", steps=10)
+
+
+def ddpm_class() -> Ddpm:
+    encoder = ClassEncoder(8, W)
+    net = UNet(3, 3, (W, 2 * W, 2 * W), 1, (0, 0, 1), head_dim=W, vector_dim=W)
+    return Ddpm(Denoiser(net, Cosine(zero_snr=True), "v"), encoder, size=32, sampler="ddim", steps=10)
+
+
+def latent() -> Latent:
+    encoder = text_encoder()
+    net = UNet(
+        8, 8, (2 * W, 2 * W), 1, (1, 1), head_dim=W, context_dim=2 * W, vector_dim=2 * W,
+        block=ScaleShiftResBlock, attend=SpatialTransformer,
+    )  # fmt: skip
+    return Latent(Denoiser(net, Flow(), "flow"), autoencoder(), encoder, size=32, steps=10, guidance=1.0)
+
+
+def latent_dit() -> Latent:
+    encoder = text_encoder()
+    net = DiT(8, 8, 1, 3 * W, 3, 3, context_dim=2 * W, vector_dim=2 * W)
+    return Latent(Denoiser(net, Flow(), "flow"), autoencoder(), encoder, size=32, steps=10, guidance=1.0)
+
+
+def vae() -> AutoencoderSystem:
+    return AutoencoderSystem(autoencoder())
+
+
+def vae_gan() -> AutoencoderSystem:
+    return AutoencoderSystem(autoencoder(), PatchDiscriminator((W, W)))
+
+
+def clip() -> ClipSystem:
+    return ClipSystem(text_encoder(), ConvTower(2 * W, (W, 2 * W)), 2 * W)
+
+
+SYSTEMS = {
+    "ddpm": (ddpm, "none"),
+    "ddpm_class": (ddpm_class, "label"),
+    "latent": (latent, "caption"),
+    "latent_dit": (latent_dit, "caption"),
+    "vae": (vae, "none"),
+    "vae_gan": (vae_gan, "none"),
+    "clip": (clip, "caption"),
+}
+GENERATE = ["ddpm", "ddpm_class", "latent", "latent_dit"]
+
+
+def made(name: str, seed: int = 0) -> tuple[System, Batch]:
+    """The system, with first weights from the seed, and its eight pictures."""
+    torch.manual_seed(seed)
+    build, kind = SYSTEMS[name]
+    return build(), eight(kind)
+
+
+def awake(system: System) -> System:
+    """Layers that start at zero given numbers, so that pictures depend on everything."""
+    torch.manual_seed(1)
+    for p in system.parameters():
+        if p.requires_grad and not p.any():
+            torch.nn.init.normal_(p, std=0.05)
+    return system.eval()
+
+
+def overfit(system: System, batch: Batch, steps: int, lr: float) -> list[float]:
+    """Adam on one batch; the losses of the first turn that has a model."""
+    batch = system.prepare(batch)
+    optimisers = {turn: torch.optim.Adam(p, lr=lr, betas=(0.9, 0.99)) for turn, p in system.turns.items()}
+    losses = []
+    for step in range(steps):
+        for turn, optimiser in optimisers.items():
+            for group in optimiser.param_groups:
+                group["lr"] = lr * min(1, 2 * (1 - step / steps))
+            optimiser.zero_grad()
+            loss = system(batch, turn)
+            loss.total.backward()
+            optimiser.step()
+        losses.append(loss.total.item())
+    return losses
