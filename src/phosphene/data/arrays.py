@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 
 import numpy as np
 
@@ -33,7 +34,7 @@ class Arrays:
             raise
         except FileNotFoundError:
             raise Problem(f"{path}: there is no such file") from None
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile, KeyError, zipfile.zlib.error, TypeError) as error:
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile, KeyError, zlib.error, TypeError) as error:
             raise Problem(f"{path}: not a whole .npz of plain arrays ({str(error).splitlines()[0][:120]})") from None
         check_pixels(self.images, f"{path}: {x}")
         if self.labels is not None and (

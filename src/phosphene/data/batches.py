@@ -154,7 +154,7 @@ class Batches:
 
     def _pictures(self, rows: np.ndarray, positions: np.ndarray, micro: int):
         """Pictures of `rows` (replaced in place where broken), their captions and their labels."""
-        size = self.order.size(micro) or self.size
+        size = self.order.size(micro) or self._one_size()
         flip = self._u(FLIP, positions) < 0.5 if self.flip else np.zeros(len(rows), bool)
         places = np.stack([self._u(CROP_X, positions), self._u(CROP_Y, positions)], 1)
         images, captions, labels = [], [], []
@@ -185,6 +185,10 @@ class Batches:
         image = fitted(opaque(example.image, self.background), size, self.crop, u)
         pixels = np.array(image.convert("L") if self.channels == 1 else image)
         return torch.from_numpy(pixels.reshape(*size, self.channels)).permute(2, 0, 1)
+
+    def _one_size(self) -> tuple[int, int]:
+        assert not isinstance(self.size, Buckets)
+        return self.size
 
     def _prompts(self, captions: list, labels: list, positions: np.ndarray) -> list[Prompt]:
         if self.prompts == "none":
@@ -307,7 +311,7 @@ def _read(batches: Batches, row: int):
         example = batches.source[row]
     except Problem as problem:
         return None, (), None, str(problem)
-    return batches.picture(example, batches.size), example.captions, example.label, None
+    return batches.picture(example, batches._one_size()), example.captions, example.label, None
 
 
 def _prepared(system: System | None, images: Tensor, rows: Tensor, dtype: torch.dtype) -> Tensor:
@@ -328,12 +332,15 @@ def _put(table: Tensor | None, n: int, where: Tensor, values: Tensor) -> Tensor:
 @contextmanager
 def _evaluating(system: System | None):
     """The system in eval mode inside, as it was afterwards."""
-    was = system is not None and system.training
-    if system is not None:
-        system.eval()
-    yield
-    if was:
-        system.train()
+    if system is None:
+        yield
+        return
+    was = system.training
+    system.eval()
+    try:
+        yield
+    finally:
+        system.train(was)
 
 
 def _all_broken(batches: Batches) -> Problem:

@@ -20,12 +20,12 @@ LABELS = ("label", "labels", "class", "class_id", "target", "fine_label", "digit
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns in use. `read` takes from a row, {column: value}, what an Example wants."""
+    """The columns in use, "" where there is none. `read` takes from a row, {column: value}, what an Example wants."""
 
     name: str
-    image: str | None
+    image: str
     captions: tuple[str, ...]
-    label: str | None
+    label: str
     lacks: dict[str, str]
 
     def read(self, row: dict[str, Any]) -> tuple[tuple[str, ...], int | None]:
@@ -64,7 +64,7 @@ def choose(
         image = (usual or list(images))[0]
     captions = tuple(caption.split("|")) if caption else _usual_captions(columns)
     label = label or next((c for usual in LABELS for c in columns if c.lower() == usual), "")
-    return Columns(name, image or None, captions, label or None, _lacks(name, columns, captions, label))
+    return Columns(name, image, captions, label, _lacks(name, columns, captions, label))
 
 
 def _usual_captions(columns: Collection[str]) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ class Folder:
     Raises Problem for a folder without pictures, and for a line of metadata that cannot be read.
     """
 
-    def __init__(self, path: str, filters: list[Filter] = (), caption: str = "", label: str = ""):
+    def __init__(self, path: str, filters: Sequence[Filter] = (), caption: str = "", label: str = ""):
         self.name, self.root = path, Path(path).expanduser()
         files = sorted(f for f in self.root.rglob("*") if f.suffix.lower() in ENDINGS and not _hidden(f, self.root))
         if not files:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ class Hub:
     def __init__(
         self,
         path: str,
-        filters: list[Filter] = (),
+        filters: Sequence[Filter] = (),
         split: str = "train",
         config: str = "",
         image: str = "",
@@ -73,7 +74,7 @@ class Hub:
             raise Problem(f"{self._where(i)}: no picture in column {self.columns.image}")
         return value
 
-    def _passing(self, filters: list[Filter], features) -> np.ndarray:
+    def _passing(self, filters: Sequence[Filter], features) -> np.ndarray:
         on_columns, on_size = cols.split_filters(self.name, list(features), filters)
         names = sorted({f.column for f in on_columns})
         rows = np.arange(len(self.data))

@@ -70,7 +70,7 @@ class Shuffled:
 
     def __init__(self, n: int, seed: int, shards: Sequence[int] | None = None):
         self.n, self.seed = n, seed
-        self.shards = None if shards is None or len(shards) < 2 else np.asarray(shards)
+        self.shards = np.asarray(() if shards is None else shards, dtype=np.int64)
         self._last: tuple[int, tuple] = (-1, ())
 
     def size(self, micro: int) -> None:
@@ -92,7 +92,7 @@ class Shuffled:
         return int(u * self.n)
 
     def _within(self, epoch: int, places: np.ndarray) -> np.ndarray:
-        if self.shards is None:
+        if len(self.shards) < 2:
             return shuffled(places, self.n, key(self.seed, 1, epoch))
         order, starts, firsts = self._shard_order(epoch)
         at = np.searchsorted(starts, places, side="right") - 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ class Parquet:
     Raises Problem for files that are no Parquet, for columns that are not there, and where no column holds pictures.
     """
 
-    def __init__(self, path: str, filters: list[Filter] = (), image: str = "", caption: str = "", label: str = ""):
+    def __init__(self, path: str, filters: Sequence[Filter] = (), image: str = "", caption: str = "", label: str = ""):
         self.name = path
         self.files = matching_files(path, ".parquet")
         schema = self._open(0).schema_arrow

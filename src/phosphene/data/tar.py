@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ class Tar:
     Raises Problem for files that are no tar, and for fields that are not there.
     """
 
-    def __init__(self, path: str, filters: list[Filter] = (), caption: str = "", label: str = ""):
+    def __init__(self, path: str, filters: Sequence[Filter] = (), caption: str = "", label: str = ""):
         self.name = path
         self.files = matching_files(path, ".tar")
         self.cut: dict[tuple[int, str], str] = {}
@@ -111,7 +112,8 @@ class Tar:
 
     def _index(self, shard: int) -> list[Row]:
         """The rows of one shard, in the order of the file."""
-        file, members = self.files[shard], {}
+        file = self.files[shard]
+        members: dict[str, dict[str, Member]] = {}
         length = file.stat().st_size
         try:
             with tarfile.open(file, "r:") as tar:
@@ -136,7 +138,7 @@ class Tar:
                 lacks.pop(what, None)
         return columns, lacks
 
-    def _passing(self, rows: list[Row], filters: list[Filter]) -> list[Row]:
+    def _passing(self, rows: list[Row], filters: Sequence[Filter]) -> list[Row]:
         """The rows of one shard that pass."""
         if not rows:
             return rows
@@ -180,7 +182,7 @@ def _collect(tar: tarfile.TarFile, length: int, members: dict[str, dict[str, Mem
             members.setdefault(key, {})[ending.lower()] = (info.offset_data, info.size)
             if info.offset_data + info.size > length:
                 return key
-            tar.members = []  # tarfile would keep them all
+            tar.members = []  # type: ignore[attr-defined]  # tarfile would keep them all
     except tarfile.ReadError:
         if not key:
             raise
@@ -189,7 +191,7 @@ def _collect(tar: tarfile.TarFile, length: int, members: dict[str, dict[str, Mem
     return "" if tar.fileobj.read(512) == bytes(512) else key
 
 
-def _keyed(file: Path, filters: list[Filter]) -> tuple[list[str], dict[str, dict[str, Any]]]:
+def _keyed(file: Path, filters: Sequence[Filter]) -> tuple[list[str], dict[str, dict[str, Any]]]:
     """(columns, {key: {column: value}}) of img2dataset's table beside a tar; values only where filters ask for them."""
     pa, parquet = arrow()
     try:
