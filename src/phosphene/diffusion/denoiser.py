@@ -165,10 +165,10 @@ class Denoiser(nn.Module):
         eps: Tensor | None = None,
         where: Tensor | None = None,
     ) -> Tensor:
-        """Algorithm 1 of Ho et al. 2020, one value a picture (B,): mean over its dimensions of weight·(target − out)².
+        """Algorithm 1 of Ho et al. 2020, one value a picture, (B,): its mean of weight·(target − out)².
 
         x0 (B, …); t (B,) and eps like x0 are drawn unless given; where, broadcastable to x0, weighs the error. With a
-        learned variance 0.001·T·term of the bound is added. With weight="bound" T·term is the loss, in nats a dimension:
+        learned variance 0.001·T·term of the bound is added. With weight="bound" T·term is the loss, nats a dimension:
         its mean over t is the variational bound, but for the constant prior.
         """
         t = self.schedule.draw(len(x0)) if t is None else t

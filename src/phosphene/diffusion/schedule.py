@@ -227,6 +227,8 @@ class Table(Schedule):
             if k[0] > self.T or offset < 0:
                 raise Problem(f"offset={offset}: with {n} leading steps it would start at {k[0]:g} of T={self.T}")
             return k / self.T
+        if spacing == "linspace":  # rounded as the libraries do, who count from 0
+            return (torch.linspace(self.T - 1, 0, n, dtype=torch.float64).round() + 1) / self.T
         return (super()._even(n, spacing, offset) * self.T).round() / self.T
 
 
