@@ -27,7 +27,7 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bundle of a latent text-to-image system with random weights: every part is there, and is as small as can be."""
+    """The bundle of a latent text-to-image system with random weights: every part is there, as small as can be."""
     import torch
 
     from phosphene.diffusion.denoiser import Denoiser
@@ -47,14 +47,16 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tokenizer = Tokenizer.train(["a fox", "pizza", "狐狸"], size=300, length=16)
         encoder = TextEncoder(tokenizer, TextTransformer(len(tokenizer), 16, 1, 2, 16))
         net = UNet(4, 4, (32, 32), 1, (0, 1), context_dim=16, vector_dim=16, attend=SpatialTransformer)
-        torch.nn.init.normal_(net.conv_out.weight, std=0.1)  # it begins at zero, and would hear no prompt
+        for weights in net.parameters():  # what begins at zero would make it deaf to the prompt
+            if not weights.any():
+                torch.nn.init.normal_(weights, std=0.1)
         halves = ConvEncoder(8, (16,), 1), ConvDecoder(4, (16,), 1)
         system = Latent(
             Denoiser(net, Cosine(zero_snr=True), "v"),
             Autoencoder(*halves, 4, 2, PatchCode(2, 4)),
             encoder,
             size=16,
-            steps=3,
+            steps=4,
             vocabulary=Vocabulary([["fox", "狐狸"], ["pizza", "披萨"]], ["flat"]),
         )
     card = "# Tiny\n\nA random system of no use."

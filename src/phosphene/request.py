@@ -86,7 +86,12 @@ class Studio:
         self.system = prepare_for_sampling(bundle.load(self.path), device, precision)
         if not hasattr(self.system, "generate"):
             raise Problem(f"{self.path} holds a {type(self.system).__name__}, which makes no pictures")
-        self.origin = {"model": self.path.stem, "weights": bundle.fingerprint(self.path)}
+        self.origin = {
+            "model": self.path.stem,
+            "weights": bundle.fingerprint(self.path),
+            "device": str(getattr(self.system, "device", "cpu")),
+            "precision": precision,
+        }
 
     def make(
         self,

@@ -7,6 +7,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from phosphene.diffusion.denoiser import Denoiser
 from phosphene.errors import Problem, unknown
 
 Net = TypeVar("Net", bound=nn.Module)
@@ -17,8 +18,9 @@ def prepare_for_sampling(system: Net, device: str = "auto", precision: str = "au
     """The system, in eval mode and without gradients, on its device and in its precision.
 
     device     "auto" is the first of cuda, mps and cpu that is there; or a name such as "cuda:1"
-    precision  "fp32", "bf16", "fp16"; "auto" is bf16 on GPUs that calculate in it, and fp32 elsewhere. Matrices and
-               kernels take it; the sampler's x stays in float32 whatever the network runs in
+    precision  "fp32", "bf16", "fp16"; "auto" is bf16 on GPUs that calculate in it, and fp32 elsewhere. What runs at
+               every step, the denoisers' networks, takes it; what runs once a picture, encoder and decoder, and the
+               sampler's x stay in float32
     Raises Problem for a device that is not there and for an unknown precision.
     """
     place = choose_device(device)
@@ -26,7 +28,11 @@ def prepare_for_sampling(system: Net, device: str = "auto", precision: str = "au
         raise unknown("precision", precision, ("auto", *PRECISIONS))
     if precision == "auto":
         precision = "bf16" if place.type == "cuda" and torch.cuda.is_bf16_supported(False) else "fp32"
-    return system.to(place, PRECISIONS[precision]).eval().requires_grad_(False)
+    system.to(place).eval().requires_grad_(False)
+    for module in system.modules():
+        if isinstance(module, Denoiser):
+            module.net.to(PRECISIONS[precision])
+    return system
 
 
 def choose_device(name: str = "auto") -> torch.device:

@@ -29,7 +29,7 @@ EXTRAS = {  # packages that not every command needs, and the extra that brings t
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command line; returns the exit code."""
     try:
-        _run(list(sys.argv[1:] if argv is None else argv))
+        _run([*(sys.argv[1:] if argv is None else argv)])  # not list(): that may be the command of this name
         sys.stdout.flush()
         return 0
     except Problem as problem:

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from phosphene.cli.options import call
-from phosphene.cli.progress import bar
 from phosphene.errors import Problem
 
 
@@ -53,6 +52,7 @@ def generate(
     precision  auto, fp32, bf16, fp16
     """
     from phosphene import receipt, request  # these import torch
+    from phosphene.cli.progress import bar
     from phosphene.data.sheet import contact_sheet
 
     pairs = request.paired(prompts, seed, n)

@@ -34,7 +34,8 @@ def inspect(file: str, *, card: bool = True, words: bool = False):
         print(f"  {name:{width}s}  {kind:16s} {counts.get(name, 0):>12,d}  {_arguments(arguments)}".rstrip())
     entries, styles = told.vocabulary
     if entries:
-        print(f"knows {len(entries):,} names: {', '.join(entries if words else entries[:12])}{'' if words else ', …'}")
+        shown = entries if words or len(entries) <= 12 else [*entries[:12], "… (--words shows them all)"]
+        print(f"knows {len(entries):,} names: {', '.join(shown)}")
     if styles:
         print(f"styles: {', '.join(styles)}")
     if card and told.card:

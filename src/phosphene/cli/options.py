@@ -43,7 +43,7 @@ def parse(argv: Sequence[str], prog: str, *functions: Callable) -> list[dict[str
     for function in functions:
         for parameter in _parameters(function):
             _add(parser, parameter, _docs(function)[1].get(parameter.name, ""))
-    said, rest = parser.parse_known_args(argv)
+    said, rest = parser.parse_known_intermixed_args(argv)
     for word in rest:
         if word.startswith("-") and word != "-":
             raise unknown(f"option of `{prog}`", word.split("=")[0], parser.names())
@@ -117,7 +117,7 @@ def _add(parser: _Parser, parameter: inspect.Parameter, text: str) -> None:
         shown = "" if default in (None, (), "", False) else f" [{' '.join(map(str, default)) if many else default}]"
         told: dict[str, Any] = {"dest": name, "default": default, "help": (text + shown).strip()}
         if kinds == [bool]:
-            parser.add_argument(*flags, action=argparse.BooleanOptionalAction, **told)
+            parser.add_argument(*flags, action=argparse.BooleanOptionalAction if default else "store_true", **told)
         else:
             parser.add_argument(*flags, type=read, nargs="+" if many else None, metavar=_metavar(kinds), **told)
 

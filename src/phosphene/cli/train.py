@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from phosphene.cli.options import parse, summary
-from phosphene.cli.progress import bar
 from phosphene.errors import Problem, unknown
 
 EVERY = 10.0  # seconds between two lines where there is no terminal to draw a bar on
@@ -60,6 +59,8 @@ def _run(*, out: Path | None = None, resume: bool = False):
 
 
 def _train(name: str, function: Callable, knobs: dict, out: Path | None, resume: bool) -> None:
+    from phosphene.cli.progress import bar
+
     folder = out or Path("runs") / name.rpartition(":")[2]
     steps = function(**knobs).train(out=folder, resume=resume)
     try:
@@ -73,13 +74,13 @@ def _train(name: str, function: Callable, knobs: dict, out: Path | None, resume:
 
 def _show(steps, progress) -> None:
     """Draws the bar, or prints a line now and then where there is no terminal; notes are printed in any case."""
-    task, shown = progress.add_task("", total=None), 0.0
+    task, shown, drawn = progress.add_task("", total=None), 0.0, progress.console.is_terminal
     for at in steps:
         for note in at.notes:
-            progress.console.print(note, markup=False, highlight=False)
+            print(note, file=sys.stderr)
         line = f"loss {at.loss:.4f}, {at.per_second:.0f} images/s"
         progress.update(task, completed=at.step, total=at.steps, description=line)
-        if progress.disable and (at.step == at.steps or (at.logged and time.monotonic() - shown > EVERY)):
+        if not drawn and (at.step == at.steps or (at.logged and time.monotonic() - shown > EVERY)):
             print(f"{at.step}/{at.steps}: {line}, {_minutes(at.eta)} to go", file=sys.stderr)
             shown = time.monotonic()
 

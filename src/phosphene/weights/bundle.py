@@ -11,15 +11,13 @@ a file can be wrong is a Problem. Whatever is read comes from outside, so nothin
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 import importlib
 import json
 import math
 import os
-import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -443,26 +441,26 @@ def _check(told: Description, wanted: Mapping[str, Tensor]) -> None:
             raise Problem(f"{told.path}: {key} is stored as {stored.dtype}, its description asks for {tensor.dtype}")
 
 
-@contextlib.contextmanager
-def _at_most(told: Description) -> Iterator[None]:
-    """Refuses, before their memory is touched, more parameters than the file can fill (twice: tied ones come twice)."""
-    from torch.nn.modules.module import register_module_parameter_registration_hook
+def _at_most(told: Description) -> Any:
+    """A context in which a part can make no more tensors than the file can fill: a Problem before memory is taken."""
+    import torch
+    from torch.overrides import TorchFunctionMode
 
-    room = 2 * sum(t.count for t in told.tensors.values()) + (1 << 20)
-    thread = threading.get_ident()
+    makers = {torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.arange, torch.linspace}
 
-    def count(module: Any, name: str, parameter: Tensor | None) -> None:
-        nonlocal room
-        if parameter is not None and threading.get_ident() == thread:
-            room -= parameter.numel()
-            if room < 0:
-                raise Problem(f"{told.path}: its description asks for far more parameters than the file holds")
+    class Bounded(TorchFunctionMode):
+        room = 2 * sum(t.count for t in told.tensors.values()) + (1 << 22)  # some are made in passing
 
-    handle = register_module_parameter_registration_hook(count)
-    try:
-        yield
-    finally:
-        handle.remove()
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            kwargs = kwargs or {}
+            if function in makers:
+                shape_only = {k: v for k, v in kwargs.items() if k != "generator"} | {"device": "meta"}
+                self.room -= function(*args, **shape_only).numel()
+                if self.room < 0:
+                    raise Problem(f"{told.path}: its description asks for far more than the file holds")
+            return function(*args, **kwargs)
+
+    return Bounded()
 
 
 def _some(keys: list[str]) -> str:
