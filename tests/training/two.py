@@ -16,6 +16,6 @@ for system in (Toy, Gan):
 try:
     run(Toy(), Data(slots=3), steps=1)
 except Problem as problem:
-    assert "slots is 3" in str(problem)
+    assert "3 slots cannot be shared by 2" in str(problem)
 else:
     raise AssertionError("three slots were shared by two")

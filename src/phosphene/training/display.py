@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 import time
@@ -24,7 +25,7 @@ def show(steps: Iterator[Progress], console: Console | None = None) -> Progress 
     Raises KeyboardInterrupt after Ctrl-C or SIGTERM, when the step at hand is done and its checkpoint is written;
     a second Ctrl-C does not wait.
     """
-    console = console or Console(stderr=True)
+    console = console or Console(stderr=True, quiet=os.environ.get("RANK", "0") != "0")  # one of several processes
     columns = MofNCompleteColumn(), BarColumn(None), TextColumn("{task.description}"), TimeElapsedColumn()
     bar = Bar(TextColumn("step"), *columns, console=console, transient=True, disable=not console.is_terminal)
     task, said, at = bar.add_task("", total=None), -EVERY, None

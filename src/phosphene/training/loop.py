@@ -212,6 +212,7 @@ class _Run:
         for turn in self.parameters:
             settings.rate(0, turn)
         self.step, self.images, self.seconds, self.saved = 0, 0, 0.0, None
+        self.signal = torch.zeros(())  # the last step's loss and gradient: finite, or something is wrong
 
     def record(self, knobs: dict) -> dict:
         """What the run is a function of."""
@@ -238,8 +239,9 @@ class _Run:
             if not log.updates:  # resumed at its end
                 self.end(bundle)
                 yield replace(self.report(log), notes=tuple(notes))
-        except GeneratorExit:
-            self.save()  # the caller has seen enough; nothing is lost
+        except GeneratorExit:  # the caller has seen enough; nothing is lost
+            if self.sound():
+                self.save()
             raise
         finally:
             self.leave()
@@ -247,7 +249,8 @@ class _Run:
     def begin(self, resume: bool) -> list[str]:
         """Everything in its place for update number self.step + 1. Returns notes."""
         self.system.to(self.team.device).train()
-        if self.start is not None:
+        resume = resume and self.folder is not None
+        if self.start is not None and not (resume and checkpoint.found(self.folder.checkpoints)):
             self.load(checkpoint.read_weights(self.start), str(self.start))
         if self.settings.compile:
             for block in _blocks(self.system):
@@ -257,7 +260,7 @@ class _Run:
         self.optimizers = [self.team.wrap_optimizer(turn.optimizer) for turn in self.turns]
         self.ema = Ema(self.trained, self.settings.ema) if self.settings.ema else None
         attach(self.system, self.ema)
-        notes = self.restore() if resume and self.folder else []
+        notes = self.restore() if resume else []
         if self.folder and self.team.leads:
             notes += self.folder.begin(self.step, self.settings.tensorboard)
         return notes
@@ -300,14 +303,20 @@ class _Run:
             return batch
         seed(self.settings.seed, self.step, slot, "prepare")
         with self.autocast():
-            return self.system.prepare(batch)
+            batch = self.system.prepare(batch)
+        batch.image = batch.image.float()  # noise is drawn, and added, in float32
+        return batch
 
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.team.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
+    def sound(self) -> bool:
+        """Whether the last loss and gradient were finite."""
+        return math.isfinite(float(self.signal))
+
     def check(self, before: bool) -> None:
         """Problem where the last loss or gradient is not finite; `before` the update, the weights are still saved."""
-        if math.isfinite(float(self.signal)):
+        if self.sound():
             return
         if before:
             self.save()
@@ -411,6 +420,7 @@ class _Run:
         if self.folder and self.team.leads:
             with checkpoint.writing(self.folder.path / "model.safetensors"):
                 bundle(self.folder.path / "model.safetensors")
+        self.team.wait()  # so that whoever goes on finds the bundle
 
     def leave(self) -> None:
         for p in self.trained.values():

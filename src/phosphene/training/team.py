@@ -55,6 +55,11 @@ class Team:
         """The mean over processes, for the log."""
         return self.accelerator.reduce(numbers, "mean") if self.accelerator else numbers
 
+    def wait(self) -> None:
+        """Until every process is here."""
+        if self.accelerator:
+            self.accelerator.wait_for_everyone()
+
 
 def _accelerator():
     try:
