@@ -20,8 +20,9 @@ def pictures_for(source: Source, size: int, batch: int, seed: int) -> Cached:
 
 
 def some_of(batches: Cached, n: int = 2048) -> Tensor:
-    """The first n pictures of a cache: (n, 3, H, W) in [−1, 1]."""
-    return batches.table[:n].float() / 127.5 - 1
+    """The first n pictures of a cache that are not broken: (n, 3, H, W) in [−1, 1]."""
+    rows = [row for row in range(len(batches.table)) if row not in batches.broken][:n]
+    return batches.table[rows].float() / 127.5 - 1
 
 
 def patch_autoencoder(

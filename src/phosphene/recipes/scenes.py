@@ -18,7 +18,7 @@ def autoencoder(
     *,
     data: str = "scenes",
     size: int = 32,
-    steps: int = 1500,
+    steps: int = 1000,
     batch: int = 64,
     channels: int = 8,
     lr: float = 2e-3,
@@ -35,7 +35,7 @@ def autoencoder(
     from phosphene.recipes.parts import patch_autoencoder, pictures_for
 
     batches = pictures_for(source_of(data, size=size, n=pictures), size, batch, seed)
-    system, finish = patch_autoencoder(batches, f=4, channels=channels, widths=(64, 96), patch=2, depth=1)
+    system, finish = patch_autoencoder(batches, f=4, channels=channels, widths=(64, 96), patch=2, depth=1, sensitivity=0.5)
     return Plan(system, batches, dict(steps=steps, lr=lr, seed=seed), finish=finish, card="# scenes.autoencoder")
 
 
@@ -45,10 +45,10 @@ def latent(
     data: str = "scenes",
     size: int = 32,
     autoencoder: Path | None = None,
-    steps: int = 7000,
+    steps: int = 5000,
     batch: int = 64,
     lr: float = 1e-3,
-    width: int = 96,
+    width: int = 64,
     drop: float = 0.1,
     pictures: int = 50_000,
     seed: int = 0,
@@ -78,8 +78,8 @@ def latent(
     tokenizer = Tokenizer.train((c for i in range(2000) for c in scenes[i].captions), 512)
     encoder = TextEncoder(tokenizer, TextTransformer(len(tokenizer), 192, 3, 4))
     net = UNet(
-        ae.channels, ae.channels, (width, 3 * width // 2), 1, (1, 1), head_dim=24, context_dim=192, vector_dim=192,
-        emb_dim=2 * width, block=ScaleShiftResBlock, attend=SpatialTransformer,
+        ae.channels, ae.channels, (width, 2 * width), 1, (1, 1), head_dim=32, context_dim=192, vector_dim=192,
+        block=ScaleShiftResBlock, attend=SpatialTransformer,
     )  # fmt: skip
     denoiser = Denoiser(net, Flow(draws="logit_normal", mean=0.4), "flow")
     system = Latent(denoiser, ae, encoder, size, guidance=3.0)
