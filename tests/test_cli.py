@@ -163,7 +163,7 @@ def test_a_recipe_of_ones_own_is_trained(told, tmp_path, monkeypatch):
     code, out, err = told("train", "my_recipe.py:mine", "--width", 6, "--resume")
     assert code == 0, err
     assert (tmp_path / "runs/mine/told.txt").read_text() == "6 True"
-    assert out.split() == ["runs/mine/model.safetensors"] and "a note" in err and "2/2: loss 0.2500" in err
+    assert out.split() == ["runs/mine/model.safetensors"] and "a note" in err and "2/2  loss 0.2500" in err
     told("train", "my_recipe.py:mine", "--out", "elsewhere")
     assert (tmp_path / "elsewhere/told.txt").read_text() == "4 False"
 

@@ -52,7 +52,6 @@ def generate(
     precision  auto, fp32, bf16, fp16
     """
     from phosphene import receipt, request  # these import torch
-    from phosphene.cli.progress import bar
     from phosphene.data.sheet import contact_sheet
 
     pairs = request.paired(prompts, seed, n)
@@ -71,7 +70,7 @@ def generate(
     for prompt in dict.fromkeys(prompts):
         if line := studio.outside(prompt):
             print(f"note: {line}", file=sys.stderr)
-    with bar() as progress:
+    with _bar() as progress:
         task = progress.add_task("", total=None)
 
         def watch(first: int, preview) -> None:
@@ -91,6 +90,16 @@ def generate(
     for m in made:
         path = out if out.suffix else free(out, f"{slug(m.receipt['prompt'])}-{m.receipt['seed']}")
         print(receipt.write(path, m.image, m.receipt))
+
+
+def _bar():
+    """A progress bar on stderr, gone when it is done; nothing where stderr is no terminal. stdout has the files."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
 def read_size(text: str | None) -> tuple[int, int] | None:

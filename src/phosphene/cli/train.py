@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
+import os
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from phosphene.cli.options import parse, summary
 from phosphene.errors import Problem, unknown
-
-EVERY = 10.0  # seconds between two lines where there is no terminal to draw a bar on
 
 
 def main(argv: Sequence[str]) -> None:
@@ -59,34 +56,17 @@ def _run(*, out: Path | None = None, resume: bool = False):
 
 
 def _train(name: str, function: Callable, knobs: dict, out: Path | None, resume: bool) -> None:
-    from phosphene.cli.progress import bar
-
     folder = out or Path("runs") / name.rpartition(":")[2]
     steps = function(**knobs).train(out=folder, resume=resume)
+    from phosphene.training.display import show  # imports torch
+
     try:
-        with contextlib.closing(steps), bar() as progress:
-            _show(steps, progress)
+        show(steps)
     except KeyboardInterrupt:
         print(f"stopped; the same command with --resume goes on in {folder}", file=sys.stderr)
         raise
-    print(folder / "model.safetensors")
-
-
-def _show(steps, progress) -> None:
-    """Draws the bar, or prints a line now and then where there is no terminal; notes are printed in any case."""
-    task, shown, drawn = progress.add_task("", total=None), 0.0, progress.console.is_terminal
-    for at in steps:
-        for note in at.notes:
-            print(note, file=sys.stderr)
-        line = f"loss {at.loss:.4f}, {at.per_second:.0f} images/s"
-        progress.update(task, completed=at.step, total=at.steps, description=line)
-        if not drawn and (at.step == at.steps or (at.logged and time.monotonic() - shown > EVERY)):
-            print(f"{at.step}/{at.steps}: {line}, {_minutes(at.eta)} to go", file=sys.stderr)
-            shown = time.monotonic()
-
-
-def _minutes(seconds: float) -> str:
-    return f"{int(seconds // 60)}:{int(seconds % 60):02d}" if seconds == seconds else "?"
+    if os.environ.get("RANK", "0") == "0":  # one of several processes speaks for all
+        print(folder / "model.safetensors")
 
 
 def _help() -> str:
