@@ -45,12 +45,12 @@ def latent(
     data: str = "scenes",
     size: int = 32,
     autoencoder: Path | None = None,
-    steps: int = 5000,
+    steps: int = 3500,
     batch: int = 64,
     lr: float = 1e-3,
-    width: int = 64,
+    width: int = 96,
     drop: float = 0.1,
-    pictures: int = 50_000,
+    pictures: int = 30_000,
     seed: int = 0,
 ) -> Plan:
     """Text-to-image latent diffusion of scenes, told in English and Chinese.
@@ -76,10 +76,10 @@ def latent(
     ae = autoencoder.autoencoder
     scenes = source_of(data, size=size, n=pictures)
     tokenizer = Tokenizer.train((c for i in range(2000) for c in scenes[i].captions), 512)
-    encoder = TextEncoder(tokenizer, TextTransformer(len(tokenizer), 192, 3, 4))
+    encoder = TextEncoder(tokenizer, TextTransformer(len(tokenizer), 192, 2, 4))
     net = UNet(
-        ae.channels, ae.channels, (width, 2 * width), 1, (1, 1), head_dim=32, context_dim=192, vector_dim=192,
-        block=ScaleShiftResBlock, attend=SpatialTransformer,
+        ae.channels, ae.channels, (width, 3 * width // 2), 1, (0, 1), head_dim=24, context_dim=192, vector_dim=192,
+        emb_dim=2 * width, block=ScaleShiftResBlock, attend=SpatialTransformer,
     )  # fmt: skip
     denoiser = Denoiser(net, Flow(draws="logit_normal", mean=0.4), "flow")
     system = Latent(denoiser, ae, encoder, size, guidance=3.0)
