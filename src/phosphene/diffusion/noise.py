@@ -46,7 +46,7 @@ class Tree(Plain):
     """
 
     def __init__(
-        self, shape: Sequence[int], seeds: Sequence[int], stage: str = "", device: object = "cpu", depth: int = 24
+        self, shape: Sequence[int], seeds: Sequence[int], stage: str = "", device: object = "cpu", depth: int = 20
     ):
         super().__init__(shape, seeds, stage, device)
         self.seeds, self.stage, self.depth = list(seeds), stage, depth
