@@ -32,7 +32,7 @@ NONE_FOUND = (
     "emoji:path=TABLE.parquet"
 )
 SKIN = range(0x1F3FB, 0x1F400)
-FLAG = range(0x1F1E6, 0x1F200)
+FLAG, TAGS = range(0x1F1E6, 0x1F200), range(0xE0020, 0xE0080)  # the letters of countries' and of regions' flags
 
 
 def find_font(folders: tuple[str, ...] = FOLDERS) -> Path:
@@ -104,18 +104,18 @@ class FontEmoji:
         return [self._row(e, named.EMOJI_DATA[e]) for e in drawn]
 
     def _row(self, emoji: str, data: dict[str, Any]) -> dict[str, Any]:
-        flag = all(ord(c) in FLAG for c in emoji)
+        country, region = all(ord(c) in FLAG for c in emoji), any(ord(c) in TAGS for c in emoji)
         english, chinese = (data[language].strip(":").replace("_", " ") for language in ("en", "zh"))
         return {
             "codepoint": "-".join(f"{ord(c):x}" for c in emoji if c != "\ufe0f"),
             "emoji": emoji,
             "style": self.style,
-            "name_en": f"flag: {english}" if flag else english,
+            "name_en": f"flag: {english}" if country or region else english,
             "keywords_en": [a.strip(":").replace("_", " ") for a in data.get("alias", [])] or [english],
-            "name_zh": f"旗: {chinese}" if flag else chinese,
+            "name_zh": f"旗: {chinese}" if country or region else chinese,
             "keywords_zh": [chinese],
             "group": group_of(emoji),
-            "subgroup": "country-flag" if flag else "",
+            "subgroup": "country-flag" if country else "subdivision-flag" if region else "",
             "unicode_version": float(data["E"]),
             "licence": self.licence,
             "split": "train",

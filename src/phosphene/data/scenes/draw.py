@@ -73,6 +73,7 @@ SHAPES: dict[str, list[tuple[float, float]] | tuple[float, ...]] = {
     "ring": (0.5, 0.27),
     "heart": _heart(),
 }
+DECOYS = {"diamond": [(0.0, -0.5), (0.5, 0.0), (0.0, 0.5), (-0.5, 0.0)]}  # never drawn in a scene; the parser knows it
 
 
 @functools.cache
@@ -87,7 +88,7 @@ def cover(shape: str, diameter: float, side: int) -> np.ndarray:
     fine, radius = FINE * 2 * half, diameter / steps * FINE
     mask = Image.new("L", (fine, fine))
     pen, middle = ImageDraw.Draw(mask), fine / 2
-    outline = SHAPES[shape]
+    outline = (SHAPES | DECOYS)[shape]
     if isinstance(outline, tuple):
         for r, ink in zip(outline, (255, 0), strict=False):
             pen.ellipse(

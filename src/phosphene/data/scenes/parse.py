@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from phosphene.data.scenes import draw
-from phosphene.data.scenes.draw import COLOURS, SHAPES, SIZES, UNITS, Object, Scene
+from phosphene.data.scenes.draw import COLOURS, DECOYS, SHAPES, SIZES, UNITS, Object, Scene
 from phosphene.errors import Problem
 
 INK = 0.25  # a pixel is ink where some channel is this much darker than white
@@ -25,6 +25,8 @@ NUDGES = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1)]  # units around the pl
 SCALES = (0.88, 0.94, 1.0, 1.06, 1.12)  # a drawn or generated shape may be this much smaller or larger than its size
 TINTS = np.array(list(COLOURS.values()), np.float32) / 255 - 1  # minus darkness
 COLOUR_TOLERANCE = 0.2  # the largest difference in a channel to the colour a piece is named by
+SHAPE_TOLERANCE = 0.08  # the share of a piece's energy, in brightness, that its shape may leave unexplained
+ROUGHNESS = 0.06  # what may stay unexplained of all pixels, as a root mean square: 24 dB
 # what may stay unexplained of brightness and of any channel (JPEG blurs hue), averaged over 5 or 21 pixels of 32 × 32
 FINE_TOLERANCE, WIDE_TOLERANCE = (0.13, 0.22), (0.06, 0.1)
 
@@ -44,10 +46,11 @@ class Reading:
 
 @dataclass(frozen=True)
 class _Piece:
-    """One connected piece as fitted: `tint` (3,) is minus its darkness, `at` the stamp that explains it."""
+    """One connected piece as fitted: what it is, or why it is nothing known; its tint, and the stamp that fits."""
 
     object: Object | None
-    tint: np.ndarray
+    foreign: str | None
+    tint: np.ndarray  # (3,) minus its darkness
     at: tuple[np.ndarray, int, int]
 
 
@@ -126,8 +129,9 @@ class _Templates(NamedTuple):
 
 @functools.lru_cache(maxsize=2)
 def _templates(side: int) -> _Templates:
-    names = [(shape, size) for shape in SHAPES for size in SIZES for _ in SCALES]
-    stamps = [draw.cover(shape, d * k, side) for shape in SHAPES for d in SIZES.values() for k in SCALES]
+    shapes = [*SHAPES, *DECOYS]
+    names = [(shape, size) for shape in shapes for size in SIZES for _ in SCALES]
+    stamps = [draw.cover(shape, d * k, side) for shape in shapes for d in SIZES.values() for k in SCALES]
     widest = max(s.shape[-1] for s in stamps) + 2
     pads = [(widest - s.shape[-1]) // 2 for s in stamps]
     sharp = np.stack([np.pad(s, ((0, 0), (0, 0), (p, p), (p, p))) for s, p in zip(stamps, pads, strict=True)])
@@ -166,15 +170,15 @@ def _explained(mine: np.ndarray, covers: np.ndarray, k: np.ndarray, at: np.ndarr
     p, steps = covers.shape[-1], UNITS // mine.shape[0]
     padded = np.pad(mine, ((p, p), (p, p), (0, 0)))
     cell, offset = np.divmod(at, steps)
-    chosen = covers[k, offset[:, 0], offset[:, 1]].reshape(len(k), -1)
     explained = np.empty(len(k), np.float32)
     cells = cell[:, 0] * UNITS + cell[:, 1]
     for code in set(cells.tolist()):
-        same = cells == code
+        same = np.flatnonzero(cells == code)
         row, column = (c + p // 2 for c in divmod(code, UNITS))
         window = padded[row : row + p, column : column + p].reshape(-1, 3)
-        explained[same] = ((chosen[same] @ window) ** 2).sum(1)
-    return explained / (chosen**2).sum(1)
+        chosen = covers[k[same], offset[same, 0], offset[same, 1]].reshape(-1, p * p)
+        explained[same] = ((chosen @ window) ** 2).sum(1) / np.einsum("np,np->n", chosen, chosen)
+    return explained
 
 
 def _named(mine: np.ndarray, k: int, y: int, x: int) -> _Piece:
@@ -184,18 +188,25 @@ def _named(mine: np.ndarray, k: int, y: int, x: int) -> _Piece:
     (row, down), (column, across) = divmod(y, steps), divmod(x, steps)
     at = (covers[k, down, across], row - p // 2, column - p // 2)
     tint = -mine.sum((0, 1)) / at[0].sum()
-    apart = np.abs(TINTS - tint).max(1)
-    shape, size = names[k]
-    known = apart.min() <= COLOUR_TOLERANCE
-    return _Piece(Object(shape, list(COLOURS)[int(apart.argmin())], size, x, y) if known else None, tint, at)
+    apart, (shape, size) = np.abs(TINTS - tint).max(1), names[k]
+    rest = mine.mean(2, keepdims=True)
+    whole = float((rest**2).sum())
+    draw.paste(rest, *at, tint.mean(keepdims=True))
+    if shape in DECOYS or (rest**2).sum() > SHAPE_TOLERANCE * whole:
+        return _Piece(None, f"a piece near x={column}, y={row} is none of the {len(SHAPES)} shapes", tint, at)
+    if apart.min() > COLOUR_TOLERANCE:
+        rgb = tuple(int(v) for v in np.rint((1 + tint) * 255).clip(0, 255))
+        return _Piece(
+            None, f"a {shape} near x={column}, y={row} of the colour {rgb}, none of the {len(COLOURS)}", tint, at
+        )
+    return _Piece(Object(shape, list(COLOURS)[int(apart.argmin())], size, x, y), None, tint, at)
 
 
 def _foreign(ink: np.ndarray, pieces: list[_Piece]) -> str | None:
     """Why the pieces, all drawn together, are not the picture; None if they are."""
-    for p in pieces:
-        if p.object is None:
-            rgb = tuple(int(v) for v in np.rint((1 + p.tint) * 255).clip(0, 255))
-            return f"a piece of the colour {rgb}, which is none of the {len(COLOURS)}"
+    unknown = [p.foreign for p in pieces if p.foreign]
+    if unknown:
+        return unknown[0]
     rest = ink.copy()
     for p in pieces:
         draw.paste(rest, *p.at, p.tint)
@@ -206,6 +217,8 @@ def _foreign(ink: np.ndarray, pieces: list[_Piece]) -> str | None:
         if excess.max() > 0:
             row, column = np.unravel_index(excess.argmax(), excess.shape)
             return f"something else near x={max(column - width, 0)}, y={max(row - width, 0)}"
+    if float((rest**2).mean()) > ROUGHNESS**2:
+        return "rough all over"
     return None
 
 
