@@ -2,11 +2,11 @@
 
 The judge is a CLIP of another seed, trained on the train rows of all styles:
 
-    phosphene train emoji.clip --data emoji:path=TABLE --styles "" --seed 1 --size 64 --steps 3000 --out runs/judge
-    python benchmarks/emoji.py --model emoji --judge runs/judge --table TABLE --out docs/pictures
+    phosphene train emoji.clip --data emoji:path=TABLE --styles "" --seed 1 --size 64 --out runs/judge
+    python benchmarks/emoji.py --model emoji --judge runs/judge --table TABLE
 
-A picture counts if, of the names of all emoji that the table has in its style, the prompt's is the nearest (recall@1) or
-among the five nearest (recall@5). Printed for what the model made and, by the same judge, for the real pictures; chance
+A picture counts if, of the names of all emoji that the table has in its style, the prompt's is the nearest (recall@1)
+or among the five nearest (recall@5). Printed for what the model made and, by the same judge, for the real pictures; chance
 is 1 over the number of names. Pairs of emoji and style of the split "val" were never seen, neither by the model nor by
 the judge.
 """
@@ -14,13 +14,14 @@ the judge.
 from __future__ import annotations
 
 import random
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-import tyro
 
 import phosphene
+from phosphene.cli.options import call
 from phosphene.data.base import open_source
 from phosphene.data.batches import Batches
 from phosphene.data.emoji import STYLES
@@ -74,10 +75,10 @@ def recall(judge: ClipSystem, pictures: torch.Tensor, asked: list[Row], names: d
     for style, known in names.items():
         mine = [i for i, row in enumerate(asked) if row.style == style]
         if mine:
-            nearest = judge.nearest(pictures[mine], [f"{name}" for name in known], k=5).tolist()
-            hits = [[known[k] for k in ks].index(asked[i].name) if asked[i].name in [known[k] for k in ks] else 9
-                    for i, ks in zip(mine, nearest, strict=True)]  # fmt: skip
-            at1, at5 = at1 + sum(h == 0 for h in hits), at5 + sum(h < 5 for h in hits)
+            nearest = judge.nearest(pictures[mine], known, k=5).tolist()
+            for i, found in zip(mine, nearest, strict=True):
+                at1 += known[found[0]] == asked[i].name
+                at5 += asked[i].name in [known[k] for k in found]
     return Recall(at1, at5, len(asked))
 
 
@@ -113,4 +114,4 @@ def main(model: str = "emoji", judge: Path = Path("runs/judge"), table: str = "e
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    call(main, sys.argv[1:], "emoji.py")

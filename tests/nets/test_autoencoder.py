@@ -71,7 +71,9 @@ def test_kl_against_torch():
     want = torch.distributions.kl_divergence(normal, torch.distributions.Normal(0.0, 1.0)).mean()
     assert q.kl().item() == pytest.approx(want.item(), rel=1e-5)
     draws = torch.stack([q.draw() for _ in range(4000)])
-    assert torch.allclose(draws.mean(0), q.mean, atol=0.3) and torch.allclose(draws.std(0), (0.5 * q.logvar).exp(), rtol=0.1)
+    assert torch.allclose(draws.mean(0), q.mean, atol=0.3) and torch.allclose(
+        draws.std(0), (0.5 * q.logvar).exp(), rtol=0.1
+    )
 
 
 def test_psnr_and_reconstruction():

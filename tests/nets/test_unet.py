@@ -141,7 +141,9 @@ def test_sinusoidal_against_the_formula():
     got = sinusoidal(time, 8)
     for k in range(4):
         angle = time * 10_000 ** (-k / 4)
-        assert torch.allclose(got[:, k], angle.cos(), atol=1e-6) and torch.allclose(got[:, 4 + k], angle.sin(), atol=1e-6)
+        assert torch.allclose(got[:, k], angle.cos(), atol=1e-6) and torch.allclose(
+            got[:, 4 + k], angle.sin(), atol=1e-6
+        )
 
 
 def test_dit_is_a_drop_in():
@@ -157,7 +159,7 @@ def test_dit_is_a_drop_in():
 
 
 def test_against_diffusers():
-    """The same weights in diffusers' UNet2DModel (DDPM's blocks) give the same output: norms, order, skips, residuals."""
+    """The same weights in diffusers' UNet2DModel (DDPM's blocks) give the same output."""
     diffusers = pytest.importorskip("diffusers")
     ours = awake(UNet(3, 3, (64, 128), 2, (0, 1), head_dim=None))
     theirs = diffusers.UNet2DModel(

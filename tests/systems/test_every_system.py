@@ -5,10 +5,10 @@ import math
 
 import pytest
 import torch
-from systems.small import GENERATE, SYSTEMS, awake, made, overfit
 
 from phosphene.errors import Problem
 from phosphene.weights import bundle
+from systems.small import GENERATE, SYSTEMS, awake, made, overfit
 
 
 def picture(system, prompts, seeds, **options):
@@ -28,7 +28,7 @@ def test_its_loss_falls_on_eight_pictures(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", GENERATE)
 def test_it_makes_the_eight_pictures_it_learned(name):
-    """The picture itself, not the loss: from noise and the prompt, near the one it was told, nearer than to any other."""
+    """The picture itself, not the loss: from noise and the prompt, near the one that it was told."""
     system, batch = made(name)
     overfit(system, batch, 1200, 2e-3)
     pictures = picture(system.eval(), batch.prompts, list(range(8)), steps=25)
@@ -97,7 +97,7 @@ def test_stopping_early_costs_nothing(name):
 
 @pytest.mark.parametrize("name", ["ddpm_class", "latent"])
 def test_guidance_moves_towards_the_prompt(name):
-    """g = 1 is the conditional model; g = 0 forgets the prompt; a negative prompt equal to the prompt is no guidance."""
+    """g = 1 is the conditional model; g = 0 forgets the prompt; a negative prompt equal to it is no guidance."""
     system, batch = made(name)
     awake(system)
     a, b = batch.prompts[:2]

@@ -71,7 +71,11 @@ def test_class_encoder():
 
 def test_vocabulary():
     known = Vocabulary(
-        [["grinning cat", "咧嘴笑的猫", "smile", "mouth"], ["rocket", "火箭", "space"], ["red apple", "红苹果", "fruit"]],
+        [
+            ["grinning cat", "咧嘴笑的猫", "smile", "mouth"],
+            ["rocket", "火箭", "space"],
+            ["red apple", "红苹果", "fruit"],
+        ],
         style=["3D", "flat", "立体"],
     )
     for prompt in ("a grinning cat", "3D rocket", "火箭", "立体 火箭", "red apples", "a smiling mouth", ""):

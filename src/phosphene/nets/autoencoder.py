@@ -109,7 +109,7 @@ class PatchCode(nn.Module):
 
     @torch.no_grad()
     def fit(self, pictures: Tensor) -> None:
-        """Principal components of the patches of `pictures` (N, C, H, W) about each colour's mean, each of unit power."""
+        """Principal components of the patches of `pictures` (N, C, H, W) about a colour's mean, of unit power each."""
         patches = F.unfold(pictures.float(), self.f, stride=self.f).transpose(1, 2).flatten(0, 1).double()  # (n, C·f·f)
         n = self.f**2
         offset = patches.unflatten(1, (-1, n)).mean((0, 2))  # a colour's own mean: the decoder's bias knows no more
@@ -138,7 +138,7 @@ class Autoencoder(nn.Module):
         self.channels, self.f = channels, f
         if start is not None:
             zero(encoder.conv_out), zero(decoder.conv_out)
-        nn.init.constant_(encoder.conv_out.bias[channels:], -6.0)  # a narrow posterior: the decoder sees z, not its noise
+        nn.init.constant_(encoder.conv_out.bias[channels:], -6.0)  # narrow: the decoder sees z, not its noise
         self.register_buffer("shift", torch.zeros(channels))
         self.register_buffer("scale", torch.ones(channels))
 
@@ -170,8 +170,8 @@ class Autoencoder(nn.Module):
     def measure(self, pictures: Tensor, sensitivity: float = 0.0) -> None:
         """Set shift and scale from `pictures`: each channel to zero mean and unit variance.
 
-        With `sensitivity` γ > 0, channel c is weighed by (its effect on the picture)^γ, normalised to unit variance over
-        all channels together, so that what shows most is the last to drown in noise, as in pixels.
+        With `sensitivity` γ > 0, a channel is weighed by (its effect on the picture)^γ, at unit variance over all
+        channels together, so that what shows most is the last to drown in noise, as in pixels.
         """
         means = torch.cat([self.posterior(p).mean for p in pictures.split(64)])
         std = means.std((0, 2, 3)).clamp(min=1e-6)

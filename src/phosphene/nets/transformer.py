@@ -59,7 +59,7 @@ class TextTransformer(nn.Module):
 
 @part
 class VisionTransformer(nn.Module):
-    """Pictures (B, 3, size, size) → one feature (B, width): patches as tokens and a class token (Dosovitskiy et al. 2021)."""
+    """Pictures (B, 3, size, size) → one feature (B, width): patches and a class token (Dosovitskiy et al. 2021)."""
 
     def __init__(self, size: int = 64, patch: int = 8, width: int = 256, layers: int = 4, heads: int = 4):
         super().__init__()
@@ -125,7 +125,7 @@ class DiT(nn.Module):
     ):
         super().__init__()
         if width % 4:
-            raise ValueError(f"width {width} must divide by 4: a quarter each for the sine and cosine of row and column")
+            raise ValueError(f"width {width} must divide by 4: for the sine and cosine of row and column")
         self.patch, self.out_channels = patch, out_channels
         self.embed = nn.Conv2d(in_channels, width, patch, stride=patch)
         self.time = TimeEmbedding(width, width, vector_dim)

@@ -68,7 +68,9 @@ class UNet(nn.Module):
         depth = [depth] * n if isinstance(depth, int) else list(depth)
         attention = [0] * n if attention is None else list(attention)
         if not len(depth) == len(attention) == n:
-            raise ValueError(f"{n} levels want {n} entries in depth and attention, not {len(depth)} and {len(attention)}")
+            raise ValueError(
+                f"{n} levels want {n} entries in depth and attention, not {len(depth)} and {len(attention)}"
+            )
         emb_dim = emb_dim or 4 * channels[0]
         self.time = TimeEmbedding(channels[0], emb_dim, vector_dim)
         self.conv_in = nn.Conv2d(in_channels, channels[0], 3, padding=1)

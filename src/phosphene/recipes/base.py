@@ -7,6 +7,7 @@ This module and the recipes import nothing heavy until they are called: listing 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 from collections.abc import Callable, Iterator
@@ -29,6 +30,7 @@ class Plan:
     settings  of `training.train`: steps, lr, …
     sample    system -> PIL picture or pictures (B, 3, H, W), for the grids of the run's folder
     finish    (system) -> None, with the averaged weights, before the bundle is written
+    report    (system) -> lines that say how good it became, for the user and the card
     card      the model card, Markdown
     dtype     of the matrices in the bundle
     """
@@ -38,6 +40,7 @@ class Plan:
     settings: dict[str, Any]
     sample: Callable[[System], Any] | None = None
     finish: Callable[[System], None] | None = None
+    report: Callable[[System], list[str]] | None = None
     card: str = ""
     dtype: str | None = None
 
@@ -66,15 +69,22 @@ class Recipe:
         torch.manual_seed(self.knobs.get("seed", 0))  # the first weights
         plan = self.function(**self.knobs, **given)
 
+        said: list[str] = []
+
         def save(system: System, path: Path, card: str | None = None) -> None:
             if plan.finish:
                 plan.finish(system)
-            bundle.save(system, path, card=card, dtype=plan.dtype)
+            said.extend(plan.report(system.eval()) if plan.report else [])
+            bundle.save(system, path, card="\n".join([card or "", "", *said]), dtype=plan.dtype)
 
-        yield from train(
-            plan.system, plan.data, out=out, resume=resume, sample=plan.sample, card=plan.card, save=save,
-            knobs={k: str(v) if isinstance(v, Path) else v for k, v in self.knobs.items()}, **plan.settings,
+        knobs = {k: str(v) if isinstance(v, Path) else v for k, v in self.knobs.items()}
+        steps = train(
+            plan.system, plan.data, out=out, resume=resume, sample=plan.sample, card=plan.card, save=save, knobs=knobs,
+            **plan.settings,
         )  # fmt: skip
+        with contextlib.closing(steps):  # a caller that leaves early leaves the training, too
+            for progress in steps:
+                yield replace(progress, notes=(*progress.notes, *said))
 
     def _needed(self, out: Path, resume: bool):
         """{knob: system} of what the recipe needs, trained first where it is not there."""
@@ -88,7 +98,9 @@ class Recipe:
                 path = out.parent / name
                 if not (path / "model.safetensors").is_file():
                     first = RECIPES[name](**self._shared(RECIPES[name]))
-                    yield from _noted(first.train(path, resume=path.exists()), f"{self.name} needs {name}: training it first")
+                    yield from _noted(
+                        first.train(path, resume=path.exists()), f"{self.name} needs {name}: training it first"
+                    )
             given[knob] = bundle.load(path)
         self.knobs = {k: v for k, v in self.knobs.items() if k not in self.needs}
         return given

@@ -11,13 +11,14 @@ from phosphene.recipes.base import Plan, check_choice, recipe, source_of
 
 if TYPE_CHECKING:
     from phosphene.data.emoji import Emoji
+    from phosphene.systems.clip import ClipSystem
     from phosphene.text.vocabulary import Vocabulary
 
 STYLES = "noto|fluent-3d|fluent-flat|twemoji"  # OpenMoji is share-alike
 GROUPS = "smileys-emotion|animals-nature|food-drink|activities|travel-places"
 PRESETS: dict[str, dict[str, Any]] = {
-    "cpu": dict(size=64, width=128, deep=160, attention=(0, 1), depth=1, groups=GROUPS, steps=9000, batch=128, lr=1e-3),
-    "gpu": dict(size=128, width=96, deep=160, attention=(0, 1), depth=2, groups="", steps=60_000, batch=512, lr=1e-3),
+    "cpu": dict(size=64, width=128, deep=160, depth=1, groups=GROUPS, steps=6000, batch=128),
+    "gpu": dict(size=128, width=128, deep=160, depth=1, groups="", steps=30_000, batch=512),
 }
 
 
@@ -44,7 +45,12 @@ def autoencoder(
 
     batches = pictures_for(rows(data, styles=STYLES), size, batch, seed)
     system, finish = patch_autoencoder(
-        batches, f=8, channels=channels, widths=(48, 96, 128), patch=2, depth=2, adversarial=adversarial, sensitivity=0.5
+        batches,
+        f=8,
+        channels=channels,
+        widths=(48, 96, 128),
+        depth=2,
+        adversarial=adversarial,
     )
     settings = dict(steps=steps, lr=lr, warmup=50, floor=0.02, seed=seed)
     return Plan(system, batches, settings, finish=finish, card="# emoji.autoencoder")
@@ -83,7 +89,32 @@ def clip(
     system = ClipSystem(text, ConvTower(width, (64, 128, 192), 1, patch=4), width)
     batches = cached(Batches(source, size=size, batch=batch, seed=seed, drop=0.0))
     settings = dict(steps=steps, lr=lr, weight_decay=0.05, seed=seed)
-    return Plan(system, batches, settings, card="# emoji.clip")
+
+    def report(trained: ClipSystem) -> list[str]:
+        held = source_of(data, split="val", **({"styles": styles} if styles else {}))
+        return zero_shot(trained, held, size)
+
+    return Plan(system, batches, settings, report=report, card="# emoji.clip")
+
+
+def zero_shot(system: ClipSystem, held: Emoji, size: int) -> list[str]:
+    """Accuracy on held-out rows, of the group and of the name, from captions alone (Radford et al. 2021, §3.1)."""
+    import torch
+
+    from phosphene.data.batches import Batches
+
+    batches = Batches(held, size=size, batch=1)
+    pictures = torch.stack([batches.picture(held[i], (size, size)) for i in range(len(held))]).to(system.device)
+    lines = []
+    for column, caption in (("group", "a photo of {}"), ("name_en", "{}"), ("name_zh", "{}")):
+        names = sorted({row[column] for row in held.rows})
+        texts = [caption.format(name.replace("-", " ")) for name in names]
+        nearest = system.nearest(pictures.float() / 127.5 - 1, texts)[:, 0].tolist()
+        right = sum(names[k] == row[column] for k, row in zip(nearest, held.rows, strict=True))
+        lines.append(
+            f"- zero-shot {column}: {right / len(held):.1%} of {len(held)} held-out pictures; chance {1 / len(names):.1%}"
+        )
+    return lines
 
 
 @recipe(autoencoder="emoji.autoencoder", clip="emoji.clip")
@@ -96,7 +127,7 @@ def latent(
     clip: Path | None = None,
     steps: int | None = None,
     batch: int | None = None,
-    lr: float | None = None,
+    lr: float = 1e-3,
     drop: float = 0.1,
     seed: int = 0,
 ) -> Plan:
@@ -108,7 +139,7 @@ def latent(
     groups       Unicode's groups of emoji to learn, joined by |; None is the preset's choice, "" is all
     autoencoder  a bundle of emoji.autoencoder; trained first where none is given
     clip         a bundle of emoji.clip; trained first where none is given
-    steps, batch, lr   None is the preset's choice
+    steps, batch   None is the preset's choice
     drop         how often the caption is left out, for classifier-free guidance
     """
     from phosphene.data.batches import Batches, cached
@@ -123,20 +154,21 @@ def latent(
     source = rows(data, styles=STYLES, groups=knobs["groups"] if groups is None else groups)
     ae, text = autoencoder.autoencoder, clip.text
     net = UNet(
-        ae.channels, ae.channels, (knobs["width"], knobs["deep"]), knobs["depth"], knobs["attention"], head_dim=32,
+        ae.channels, ae.channels, (knobs["width"], knobs["deep"]), knobs["depth"], (0, 1), head_dim=32,
         context_dim=text.width, vector_dim=text.width, emb_dim=2 * knobs["width"],
         block=ScaleShiftResBlock, attend=SpatialTransformer,
     )  # fmt: skip
     denoiser = Denoiser(net, Flow(draws="logit_normal", mean=0.4), "flow")
     system = Latent(denoiser, ae, text, knobs["size"], guidance=3.0, vocabulary=vocabulary_of(source))
     batches = cached(Batches(source, size=knobs["size"], batch=batch or knobs["batch"], seed=seed, drop=drop), system)
-    settings = dict(steps=steps or knobs["steps"], lr=lr or knobs["lr"], seed=seed, sample_every=500)
+    settings = dict(steps=steps or knobs["steps"], lr=lr, seed=seed, sample_every=500)
     return Plan(system, batches, settings, sample=grid_of(PROMPTS), card="# emoji.latent", dtype="bf16")
 
 
 PROMPTS = [
-    "a smiling cat", "fox", "pizza", "rocket", "a 3D emoji of a red apple", "flat emoji of a dolphin", "火箭", "立体 狐狸",
-    "snowman", "guitar", "tiger face", "grinning face", "crying face", "sunflower", "strawberry", "soccer ball",
+    "a smiling cat", "fox", "pizza", "rocket", "a 3D emoji of a red apple", "flat emoji of a dolphin", "火箭",
+    "立体 狐狸", "snowman", "guitar", "tiger face", "grinning face", "crying face", "sunflower", "strawberry",
+    "soccer ball",
 ]  # fmt: skip
 
 

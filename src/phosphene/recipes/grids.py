@@ -1,20 +1,27 @@
-"""The sample grids of a run: the same prompts and seeds each time, so that one sees the model learn."""
+"""Pictures that recipes make: the sample grids of a run, and many of them to be judged."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from phosphene.systems.base import Prompt, System
 
 
 def grid_of(prompts: Sequence[Prompt], **options: Any) -> Callable[[System], Tensor]:
-    """system → its pictures of these prompts, seeds 0, 1, …: (B, 3, H, W)."""
+    """system → its pictures of these prompts, seeds 0, 1, …: the same each time, so that one sees the model learn."""
+    return lambda system: made_of(system, prompts, **options)
 
-    def sample(system: System) -> Tensor:
-        *_, last = system.generate(list(prompts), seeds=list(range(len(prompts))), **options)
-        return last.picture()
 
-    return sample
+def made_of(system: System, prompts: Sequence[Prompt], seed: int = 0, at_once: int = 64, **options: Any) -> Tensor:
+    """Pictures of the prompts (B, 3, H, W), seeds seed, seed + 1, …; `at_once` is the batch, and changes nothing."""
+    made = []
+    for first in range(0, len(prompts), at_once):
+        part = list(prompts[first : first + at_once])
+        seeds = list(range(seed + first, seed + first + len(part)))
+        *_, last = system.generate(part, seeds=seeds, **options)
+        made.append(last.picture())
+    return torch.cat(made)

@@ -44,4 +44,7 @@ def ddpm(
     noise = check_choice("schedule", schedule, {"linear": Linear, "cosine": Cosine})()
     system = Ddpm(Denoiser(net, noise, predicts), encoder, 32, 1, sampler="dpmpp_2m", steps=30, guidance=2.0)
     settings = dict(steps=steps, lr=lr, seed=seed, workers=workers, sample_every=1000)
-    return Plan(system, digits, settings, sample=grid_of([*range(10)] * 4), card="# mnist.ddpm\n\nDigits, told the class.")
+    return Plan(system, digits, settings, sample=grid_of([*range(10)] * 4), card=CARD)
+
+
+CARD = "# mnist.ddpm\n\nDigits, told the class."

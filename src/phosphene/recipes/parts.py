@@ -31,17 +31,15 @@ def patch_autoencoder(
     f: int,
     channels: int,
     widths: tuple[int, ...],
-    patch: int,
     depth: int,
     adversarial: float = 0.0,
-    sensitivity: float = 0.0,
 ) -> tuple[AutoencoderSystem, Callable[[System], None]]:
     """An autoencoder that starts from the principal components of f×f patches, and what to do when it is trained.
 
     The result's second is the recipe's `finish`: it measures the latents' scale with the averaged weights.
     """
-    encoder = ConvEncoder(2 * channels, widths, 1, patch)
-    decoder = ConvDecoder(channels, widths, depth, patch)
+    encoder = ConvEncoder(2 * channels, widths, 1)
+    decoder = ConvDecoder(channels, widths, depth)
     autoencoder = Autoencoder(encoder, decoder, channels, f, PatchCode(f, channels))
     autoencoder.start.fit(some_of(batches))
     discriminator = PatchDiscriminator() if adversarial else None
@@ -51,6 +49,6 @@ def patch_autoencoder(
         pictures = some_of(batches).to(trained.device)
         with torch.random.fork_rng():
             torch.manual_seed(batches.seed)
-            trained.autoencoder.measure(pictures, sensitivity)
+            trained.autoencoder.measure(pictures, sensitivity=0.5)
 
     return system, finish

@@ -70,7 +70,7 @@ class AutoencoderSystem(System):
 
     def generate(self, prompts, *, seeds, **options):
         """An autoencoder copies pictures and makes none. Raises Problem."""
-        raise Problem("an autoencoder makes no pictures from words; it is the decoder of a latent model (systems/latent.py)")
+        raise Problem("an autoencoder makes no pictures from words; it is the decoder of a latent model")
 
 
 def reconstruction(made: Tensor, x: Tensor) -> Tensor:

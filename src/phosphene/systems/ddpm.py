@@ -84,7 +84,7 @@ class Ddpm(System):
         Raises Problem: as many seeds as prompts are wanted; for a size that does not fit; for unknown names.
         """
         if len(seeds) != len(prompts) or not prompts:
-            raise Problem(f"{len(prompts)} prompts and {len(seeds)} seeds: as many of one as of the other, at least one")
+            raise Problem(f"{len(prompts)} prompts, {len(seeds)} seeds: as many of one as of the other, at least one")
         steps = self.steps if steps is None else steps
         schedule = self.denoiser.schedule
         times = schedule.times(steps, spacing or self.spacing)

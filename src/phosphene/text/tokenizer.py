@@ -20,7 +20,7 @@ START, END, PAD = "<start>", "<end>", "<pad>"
 class Tokenizer:
     """Texts → ids (B, L) and mask (B, L), padded to the longest. `table` is what `tokenizers` calls its JSON.
 
-    A text becomes <start> … <end>; the null prompt is the empty text. One longer than `length` tokens is cut at its end.
+    A text becomes <start> … <end>; the null prompt is the empty text. One of more than `length` tokens is cut.
     """
 
     def __init__(self, table: str, length: int = 64):

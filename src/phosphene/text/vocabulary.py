@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from ..parts import part
 
-STOP = set("a an the of in on at with and or to for as is emoji picture image icon drawing photo style 的 一 个 只 幅 张".split())
+WORDS = "a an the of in on at with and or to for as is emoji picture image icon drawing photo style"
+STOP = {*WORDS.split(" "), *"的一个只幅张"}
 
 
 class Known(NamedTuple):
