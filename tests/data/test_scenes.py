@@ -85,7 +85,7 @@ def test_objects_stand_apart_and_inside_with_soft_edges(side):
         assert (np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]]) > 250).all()
         numbers.add(count)
     assert numbers == {1, 2, 3, 4}
-    disc = render((Object("circle", "black", "large", 64, 64),), side)[..., 0].astype(float)
+    disc = render((Object("circle", "black", "large", 63, 65),), side)[..., 0].astype(float)
     assert len(np.unique(disc)) > 10  # anti-aliased
     area = math.pi / 4 * (SIZES["large"] / 128 * side) ** 2
     assert ((255 - disc) / 230).sum() == pytest.approx(area, rel=0.03)

@@ -95,7 +95,8 @@ def cover(shape: str, diameter: float, side: int) -> np.ndarray:
                 [middle - r * radius, middle - r * radius, middle + r * radius - 1, middle + r * radius - 1], ink
             )
     else:
-        pen.polygon([(middle + x * radius - 0.5, middle + y * radius - 0.5) for x, y in outline], 255)
+        corners = [(round(middle + x * radius), round(middle + y * radius)) for x, y in outline]
+        pen.polygon([(x - (x > middle), y - (y > middle)) for x, y in corners], 255)  # PIL fills its edges' pixels too
     drawn = np.asarray(mask, np.float32) / 255
     shifts = [k * FINE // steps for k in range(steps)]
     moved = [[np.roll(drawn, (down, across), (0, 1)) for across in shifts] for down in shifts]
