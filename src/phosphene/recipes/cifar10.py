@@ -28,6 +28,7 @@ def ddpm(
     data     pictures of 32×32; with labels where `classes` is on
     batch    pictures a slot; slots: how many slots make the batch of a step
     classes  tell the network the class, dropped one time in ten
+    dropout  inside the residual blocks; width: channels at the full size
     """
     from phosphene.data.batches import Batches
     from phosphene.diffusion.denoiser import Denoiser

@@ -111,9 +111,8 @@ def zero_shot(system: ClipSystem, held: Emoji, size: int) -> list[str]:
         texts = [caption.format(name.replace("-", " ")) for name in names]
         nearest = system.nearest(pictures.float() / 127.5 - 1, texts)[:, 0].tolist()
         right = sum(names[k] == row[column] for k, row in zip(nearest, held.rows, strict=True))
-        lines.append(
-            f"- zero-shot {column}: {right / len(held):.1%} of {len(held)} held-out pictures; chance {1 / len(names):.1%}"
-        )
+        chance = f"chance {1 / len(names):.1%}"
+        lines.append(f"- zero-shot {column}: {right / len(held):.1%} of {len(held)} held-out pictures; {chance}")
     return lines
 
 

@@ -77,7 +77,7 @@ def latent(
 
     ae = autoencoder.autoencoder
     scenes = source_of(data, size=size, n=pictures)
-    tokenizer = Tokenizer.train((c for i in range(2000) for c in scenes[i].captions), 512)
+    tokenizer = Tokenizer.train((c for i in range(min(2000, len(scenes))) for c in scenes[i].captions), 512)
     encoder = TextEncoder(tokenizer, TextTransformer(len(tokenizer), 192, 2, 4))
     net = UNet(
         ae.channels, ae.channels, (width, 3 * width // 2), 1, (0, 1), head_dim=24, context_dim=192, vector_dim=192,
