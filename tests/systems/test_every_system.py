@@ -156,6 +156,14 @@ def test_clip_tells_its_pairs_apart():
     assert system.nearest(batch.image, batch.prompts, k=3).shape == (8, 3)
 
 
+def test_clip_brings_pictures_to_its_size():
+    system, batch = made("clip")
+    system.size = 32
+    large = torch.nn.functional.interpolate(batch.image, size=(64, 96), mode="nearest")
+    close = torch.nn.functional.cosine_similarity(system.embed_image(large), system.embed_image(batch.image))
+    assert close.min() > 0.95
+
+
 def test_clip_loss_against_the_definition():
     """Symmetric cross-entropy of scaled cosine similarities, computed here the long way."""
     system, batch = made("clip")

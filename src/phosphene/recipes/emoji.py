@@ -86,7 +86,7 @@ def clip(
     source = rows(data, styles=styles)
     tokenizer = Tokenizer.train((c for i in range(len(source)) for c in source[i].captions), 4096)
     text = TextEncoder(tokenizer, TextTransformer(len(tokenizer), width, 4, 4))
-    system = ClipSystem(text, ConvTower(width, (64, 128, 192), 1, patch=4), width)
+    system = ClipSystem(text, ConvTower(width, (64, 128, 192), 1, patch=4), width, size)
     batches = cached(Batches(source, size=size, batch=batch, seed=seed, drop=0.0))
     settings = dict(steps=steps, lr=lr, weight_decay=0.05, seed=seed)
 

@@ -20,11 +20,14 @@ from .base import Batch, Loss, System
 
 @part
 class ClipSystem(System):
-    """A text encoder and a picture tower (forward: (B, 3, H, W) → (B, width)), each with a projection to `width`."""
+    """A text encoder and a picture tower (forward: (B, 3, H, W) → (B, width)), each with a projection to `width`.
 
-    def __init__(self, text: TextEncoder, image: nn.Module, width: int = 256):
+    Pictures of another size than `size` are brought to size × size first; None takes them as they are.
+    """
+
+    def __init__(self, text: TextEncoder, image: nn.Module, width: int = 256, size: int | None = None):
         super().__init__()
-        self.text, self.image = text, image
+        self.text, self.image, self.size = text, image, size
         self.text_projection = nn.Linear(text.width, width, bias=False)
         self.image_projection = nn.Linear(image.width, width, bias=False)
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))  # the learned temperature's inverse
@@ -35,6 +38,8 @@ class ClipSystem(System):
 
     def embed_image(self, pictures: Tensor) -> Tensor:
         """image_emb of pictures (B, 3, H, W) in [−1, 1]: (B, width), of length 1."""
+        if self.size and pictures.shape[-2:] != (self.size, self.size):
+            pictures = F.interpolate(pictures, (self.size, self.size), mode="bicubic", antialias=True).clamp(-1, 1)
         return F.normalize(self.image_projection(self.image(pictures)).float(), dim=-1)
 
     def loss(self, batch: Batch, turn: str = "model") -> Loss:
