@@ -16,7 +16,7 @@ from PIL import Image
 
 from phosphene.data.base import Example
 from phosphene.data.columns import imported
-from phosphene.data.emoji_font import SIDE, FontEmoji, find_font
+from phosphene.data.emoji_font import SIDE, find_font, font_emoji
 from phosphene.data.pictures import decode, measured
 from phosphene.errors import Problem, unknown
 
@@ -79,8 +79,8 @@ class Emoji:
     ):
         if path and font:
             raise Problem(f"emoji: path={path} and font={font}: one of the two would be right")
-        self.font = None if path else FontEmoji(font or find_font())
-        rows = self.font.rows() if self.font else read_table(path)
+        self.font = None if path else font_emoji(font or find_font())
+        rows = self.font.rows if self.font else read_table(path)
         self.name = f"emoji of {path or self.font.file}"
         wanted = {"style": _listed(styles) if path else (), "group": _listed(groups)}
         for column, values in wanted.items():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import io
 import random
 from pathlib import Path
 from typing import Any
@@ -54,6 +56,12 @@ def _loads(file: Path) -> bool:
     return True
 
 
+@functools.lru_cache(maxsize=4)
+def font_emoji(file: str | Path) -> FontEmoji:
+    """FontEmoji(file), kept: to find out what a font draws takes a second."""
+    return FontEmoji(file)
+
+
 class FontEmoji:
     """A colour emoji font: which emoji it has, and what they look like.
 
@@ -82,6 +90,7 @@ class FontEmoji:
         ImageDraw.Draw(canvas).text(place, emoji, font=self.font, embedded_color=True)
         return canvas
 
+    @functools.cached_property
     def rows(self) -> list[dict[str, Any]]:
         """One row an emoji that the font draws as one glyph, with the columns of docs/emoji.md but the picture.
 
@@ -125,9 +134,12 @@ class FontEmoji:
 def _opened(file: Path) -> ImageFont.FreeTypeFont:
     if not file.is_file():
         raise Problem(f"font {str(file)!r}: there is no such file")
+    data = file.read_bytes()
     for size in STRIKES:
         try:
-            return ImageFont.truetype(str(file), size)
+            return ImageFont.truetype(
+                io.BytesIO(data), size
+            )  # by path, PIL would also take a font of this name elsewhere
         except OSError:  # no bitmaps of this size, or no font at all
             continue
     raise Problem(f"{file}: cannot be opened as a font with emoji (tried the sizes {', '.join(map(str, STRIKES))})")
