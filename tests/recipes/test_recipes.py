@@ -70,7 +70,7 @@ def test_emoji(runs, table):
     data, parts = f"emoji:path={table}", runs / "emoji"
     trained("emoji.autoencoder", parts / "emoji.autoencoder", data=_only(data), steps=2, batch=4)
     notes = trained("emoji.clip", parts / "emoji.clip", data=data, styles="noto|twemoji", steps=2, batch=4, width=32)
-    assert [n for n in notes if n.startswith("- zero-shot name_zh")]
+    assert [n for n in notes if n.startswith("- zero-shot Chinese name")]
     trained("emoji.latent", parts / "emoji.latent", data=_only(data), groups="activities|food-drink", steps=2, batch=4)
     system = phosphene.load(parts / "emoji.latent")
     assert len(system.vocabulary) == 20 and system.knows("noto thing 3") == (True, "thing 3")
@@ -93,6 +93,18 @@ def test_pictures_with_labels(name, runs):
     more = dict(classes=True) if name == "cifar10.ddpm" else {}
     trained(name, runs / name, data=str(folder), steps=1, batch=2, width=32, workers=0, **more)
     assert phosphene.generate(1, seed=1, model=runs / name, steps=1, sampler="ddim").size == (32, 32)
+
+
+def test_cifar10_clip(runs):
+    folder = runs / "named"
+    folder.mkdir()
+    for i in range(12):
+        Image.fromarray(np.full((32, 32, 3), 20 * i, np.uint8)).save(folder / f"{i:02d}.png")
+        (folder / f"{i:02d}.txt").write_text("cat" if i % 2 else "dog")
+    notes = trained("cifar10.clip", runs / "cifar10.clip", data=str(folder), held=4, steps=2, batch=4, width=32)
+    assert "of 4 held-out pictures; chance 50.0%" in notes[-1]
+    with pytest.raises(Problem, match="held=12"):
+        trained("cifar10.clip", runs / "none", data=str(folder), held=12)
 
 
 def test_what_is_needed_is_trained_first(tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ from phosphene.recipes.base import Plan, Recipe, recipe
 RECIPES: dict[str, Callable[..., Recipe]] = {
     "mnist.ddpm": mnist.ddpm,
     "cifar10.ddpm": cifar10.ddpm,
+    "cifar10.clip": cifar10.clip,
     "scenes.autoencoder": scenes.autoencoder,
     "scenes.latent": scenes.latent,
     "emoji.autoencoder": emoji.autoencoder,

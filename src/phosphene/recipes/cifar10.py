@@ -1,7 +1,8 @@
-"""CIFAR-10, as the DDPM paper has it."""
+"""CIFAR-10, as the DDPM paper has it, and a CLIP of its ten classes."""
 
 from __future__ import annotations
 
+from phosphene.errors import Problem
 from phosphene.recipes.base import Plan, recipe
 
 
@@ -52,6 +53,47 @@ def ddpm(
     )  # fmt: skip
     prompts = [i % 10 for i in range(40)] if classes else [None] * 40
     return Plan(system, pictures, settings, sample=grid_of(prompts, steps=50, sampler="ddim"), card=CARD)
+
+
+@recipe()
+def clip(
+    *,
+    data: str = "cifar10.parquet:caption=name_en|name_zh",
+    held: int = 1000,
+    steps: int = 1500,
+    batch: int = 128,
+    lr: float = 1e-3,
+    width: int = 128,
+    seed: int = 0,
+) -> Plan:
+    """CLIP on photographs and the names of what they show; zero-shot classification of those it has not seen.
+
+    phosphene train cifar10.clip --data "PATH/cifar10.parquet:caption=name_en|name_zh"
+
+    data   pictures whose first caption is the name of their class
+    held   how many of the last rows are kept from training, to be classified at the end
+    width  of both towers' features
+    """
+    from phosphene.data.base import open_source
+    from phosphene.data.batches import Batches, cached
+    from phosphene.nets.autoencoder import ConvTower
+    from phosphene.recipes.parts import Named, pictures_of, text_encoder, zero_shot
+    from phosphene.systems.clip import ClipSystem
+
+    source = open_source(data)
+    if not 0 < held < len(source):
+        raise Problem(f"held={held}: the data has {len(source)} rows; some must be held, and some left to train on")
+    seen, unseen = Named(source, 0, len(source) - held), Named(source, len(source) - held, len(source))
+    text = text_encoder(seen, 400, width, layers=2)
+    system = ClipSystem(text, ConvTower(width, (64, 128, 192), 1), width, size=32)
+    batches = cached(Batches(seen, size=32, batch=batch, seed=seed, drop=0.0, flip=True))
+    settings = dict(steps=steps, lr=lr, weight_decay=0.05, seed=seed)
+
+    def report(trained: ClipSystem) -> list[str]:
+        names = [unseen.names(i)[0] for i in range(held)]
+        return [zero_shot(trained, pictures_of(unseen, 32), "class", names, "a photo of a {}")]
+
+    return Plan(system, batches, settings, report=report, card="# cifar10.clip")
 
 
 CARD = "# cifar10.ddpm\n\nDDPM on CIFAR-10, the setting of Ho et al. 2020."

@@ -78,42 +78,25 @@ def clip(
     """
     from phosphene.data.batches import Batches, cached
     from phosphene.nets.autoencoder import ConvTower
-    from phosphene.nets.transformer import TextTransformer
+    from phosphene.recipes.parts import pictures_of, text_encoder, zero_shot
     from phosphene.systems.clip import ClipSystem
-    from phosphene.text.encoders import TextEncoder
-    from phosphene.text.tokenizer import Tokenizer
 
     source = rows(data, styles=styles)
-    tokenizer = Tokenizer.train((c for i in range(len(source)) for c in source[i].captions), 4096)
-    text = TextEncoder(tokenizer, TextTransformer(len(tokenizer), width, 4, 4))
+    text = text_encoder(source, 4096, width, layers=4)
     system = ClipSystem(text, ConvTower(width, (64, 128, 192), 1, patch=4), width, size)
     batches = cached(Batches(source, size=size, batch=batch, seed=seed, drop=0.0))
     settings = dict(steps=steps, lr=lr, weight_decay=0.05, seed=seed)
 
     def report(trained: ClipSystem) -> list[str]:
         held = source_of(data, split="val", **({"styles": styles} if styles else {}))
-        return zero_shot(trained, held, size)
+        pictures = pictures_of(held, size)
+        return [
+            zero_shot(trained, pictures, "group", [r["group"].replace("-", " ") for r in held.rows], "a photo of {}"),
+            zero_shot(trained, pictures, "English name", [r["name_en"] for r in held.rows]),
+            zero_shot(trained, pictures, "Chinese name", [r["name_zh"] for r in held.rows]),
+        ]
 
     return Plan(system, batches, settings, report=report, card="# emoji.clip")
-
-
-def zero_shot(system: ClipSystem, held: Emoji, size: int) -> list[str]:
-    """Accuracy on held-out rows, of the group and of the name, from captions alone (Radford et al. 2021, §3.1)."""
-    import torch
-
-    from phosphene.data.batches import Batches
-
-    batches = Batches(held, size=size, batch=1)
-    pictures = torch.stack([batches.picture(held[i], (size, size)) for i in range(len(held))]).to(system.device)
-    lines = []
-    for column, caption in (("group", "a photo of {}"), ("name_en", "{}"), ("name_zh", "{}")):
-        names = sorted({row[column] for row in held.rows})
-        texts = [caption.format(name.replace("-", " ")) for name in names]
-        nearest = system.nearest(pictures.float() / 127.5 - 1, texts)[:, 0].tolist()
-        right = sum(names[k] == row[column] for k, row in zip(nearest, held.rows, strict=True))
-        chance = f"chance {1 / len(names):.1%}"
-        lines.append(f"- zero-shot {column}: {right / len(held):.1%} of {len(held)} held-out pictures; {chance}")
-    return lines
 
 
 @recipe(autoencoder="emoji.autoencoder", clip="emoji.clip")

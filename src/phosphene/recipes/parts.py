@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from phosphene.data.base import Source
+from phosphene.data.base import Example, Source
 from phosphene.data.batches import Batches, Cached, cached
+from phosphene.errors import Problem
 from phosphene.nets.autoencoder import Autoencoder, ConvDecoder, ConvEncoder, PatchCode, PatchDiscriminator
+from phosphene.nets.transformer import TextTransformer
 from phosphene.systems.autoencoder import AutoencoderSystem
 from phosphene.systems.base import System
+from phosphene.systems.clip import ClipSystem
+from phosphene.text.encoders import TextEncoder
+from phosphene.text.tokenizer import Tokenizer
 
 
 def pictures_for(source: Source, size: int, batch: int, seed: int) -> Cached:
@@ -23,6 +29,53 @@ def some_of(batches: Cached, n: int = 2048) -> Tensor:
     """The first n pictures of a cache that are not broken: (n, 3, H, W) in [−1, 1]."""
     rows = [row for row in range(len(batches.table)) if row not in batches.broken][:n]
     return batches.table[rows].float() / 127.5 - 1
+
+
+class Named:
+    """Rows start … stop of a source whose captions are names: said as they are, and as captions of a photo."""
+
+    def __init__(self, source: Source, start: int, stop: int):
+        self.source, self.start, self.stop = source, start, stop
+        self.name = f"rows {start} to {stop} of {source.name}"
+        self.lacks = getattr(source, "lacks", {})
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def names(self, i: int) -> tuple[str, ...]:
+        """What the source calls row i; Problem where it says nothing."""
+        captions = self.source[self.start + i].captions
+        if not captions:
+            raise Problem(f"row {self.start + i} of {self.source.name} has no caption, which should name its class")
+        return captions
+
+    def __getitem__(self, i: int) -> Example:
+        names = self.names(i)
+        photos = (f"a photo of a {n}" if n.isascii() else f"一张{n}的照片" for n in names)
+        return replace(self.source[self.start + i], captions=(*names, *photos))
+
+
+def pictures_of(source: Source, size: int) -> Tensor:
+    """All pictures of a small source: (N, 3, H, W) in [−1, 1]. Raises Problem where one is broken."""
+    batches = Batches(source, size=size, batch=1)
+    pictures = [batches.picture(source[i], (size, size)) for i in range(len(source))]
+    return torch.stack(pictures).float() / 127.5 - 1
+
+
+def text_encoder(source: Source, tokens: int, width: int, layers: int, read: int = 10_000) -> TextEncoder:
+    """A tokenizer trained on the captions of the source's first `read` rows, and a transformer with first weights."""
+    captions = (c for i in range(min(read, len(source))) for c in source[i].captions)
+    tokenizer = Tokenizer.train(captions, tokens)
+    return TextEncoder(tokenizer, TextTransformer(len(tokenizer), width, layers, 4))
+
+
+def zero_shot(system: ClipSystem, pictures: Tensor, what: str, names: Sequence[str], caption: str = "{}") -> str:
+    """How often, of all names put into the caption, a picture's own is nearest (Radford et al. 2021, §3.1): a line."""
+    classes = sorted(set(names))
+    nearest = system.nearest(pictures.to(system.device), [caption.format(name) for name in classes])[:, 0].tolist()
+    right = sum(classes[k] == name for k, name in zip(nearest, names, strict=True))
+    chance = f"chance {1 / len(classes):.1%}"
+    return f"- zero-shot {what}: {right / len(names):.1%} of {len(names)} held-out pictures; {chance}"
 
 
 def patch_autoencoder(

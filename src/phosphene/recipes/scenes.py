@@ -68,17 +68,14 @@ def latent(
     from phosphene.diffusion.denoiser import Denoiser
     from phosphene.diffusion.schedule import Flow
     from phosphene.nets.layers import ScaleShiftResBlock, SpatialTransformer
-    from phosphene.nets.transformer import TextTransformer
     from phosphene.nets.unet import UNet
     from phosphene.recipes.grids import grid_of
+    from phosphene.recipes.parts import text_encoder
     from phosphene.systems.latent import Latent
-    from phosphene.text.encoders import TextEncoder
-    from phosphene.text.tokenizer import Tokenizer
 
     ae = autoencoder.autoencoder
     scenes = source_of(data, size=size, n=pictures)
-    tokenizer = Tokenizer.train((c for i in range(min(2000, len(scenes))) for c in scenes[i].captions), 512)
-    encoder = TextEncoder(tokenizer, TextTransformer(len(tokenizer), 192, 2, 4))
+    encoder = text_encoder(scenes, 512, 192, layers=2)
     net = UNet(
         ae.channels, ae.channels, (width, 3 * width // 2), 1, (0, 1), head_dim=24, context_dim=192, vector_dim=192,
         emb_dim=2 * width, block=ScaleShiftResBlock, attend=SpatialTransformer,
