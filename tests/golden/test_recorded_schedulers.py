@@ -217,4 +217,4 @@ def test_runs_on_a_known_mixture(shared):
         )
         close(last.x.flatten(1), want, 2e-3 if rounded else 3e-6)
         compared += 1
-    assert compared >= 70
+    assert compared >= 90
