@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
-from phosphene.training.loop import Progress
+from phosphene.training.progress import Progress
 
 EVERY = 10.0  # seconds between lines where there is no terminal to draw on
 

@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, is_dataclass, replace
+from dataclasses import is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,49 +23,10 @@ from phosphene.systems.base import Batch, Loss, System
 from phosphene.training import checkpoint
 from phosphene.training.ema import Ema, attach, ema_weights
 from phosphene.training.folder import Folder, record
+from phosphene.training.progress import Log, Progress
 from phosphene.training.settings import Settings, resolve
 from phosphene.training.team import Team
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a run stands after `step` of `steps` updates.
-
-    lr          the rate of this update (of the first turn)
-    images      pictures seen, and `seconds` trained, earlier sessions counted; per_second is of the last line's window
-    eta         seconds to go
-    numbers     means since the log's line before: "loss/TURN", "grad_norm/TURN", "TURN/PART"; new where `logged`
-    checkpoint, sample   the files written at this step
-    notes       lines that the user should see
-    """
-
-    step: int
-    steps: int
-    lr: float
-    images: int
-    seconds: float
-    per_second: float
-    eta: float
-    numbers: dict[str, float]
-    logged: bool = False
-    checkpoint: Path | None = None
-    sample: Path | None = None
-    notes: tuple[str, ...] = ()
-
-    @property
-    def loss(self) -> float:
-        """The loss of the turn (the sum over them where there are several)."""
-        return sum(v for k, v in self.numbers.items() if k.startswith("loss/")) if self.numbers else math.nan
-
-    @property
-    def grad_norm(self) -> float:
-        """The norm of the gradient before clipping, over all turns."""
-        return math.hypot(*(v for k, v in self.numbers.items() if k.startswith("grad_norm/")))
-
-    def row(self) -> dict[str, float]:
-        """A line of metrics.jsonl."""
-        clock = {"images": self.images, "seconds": round(self.seconds, 3), "images/s": round(self.per_second, 3)}
-        return {"step": self.step, "loss": self.loss, **self.numbers, "lr": self.lr, **clock}
+from phosphene.training.turn import Turn
 
 
 def train(
@@ -108,89 +67,6 @@ def train(
     return run.steps(resume, lambda path: (save or _bundle)(system, path, card=card))
 
 
-class _Turn:
-    """One turn of a step: some parameters, under their names, and their AdamW."""
-
-    def __init__(self, name: str, parameters: dict[str, nn.Parameter], settings: Settings) -> None:
-        self.name, self.parameters = name, parameters
-        matrices = [p for p in parameters.values() if p.ndim > 1]
-        gains = [p for p in parameters.values() if p.ndim <= 1]
-        groups = [(matrices, settings.weight_decay), (gains, 0.0)]
-        device = next(iter(parameters.values())).device.type
-        self.optimizer = torch.optim.AdamW(
-            [{"params": ps, "weight_decay": decay} for ps, decay in groups if ps],
-            lr=settings.rate(0, name),
-            betas=tuple(settings.betas),
-            eps=settings.eps,
-            fused=device in ("cpu", "cuda", "mps", "xpu"),
-        )
-
-    def state(self) -> dict[str, Tensor]:
-        """AdamW's state under the parameters' names; a parameter that never had a gradient has none."""
-        names = {p: name for name, p in self.parameters.items()}
-        states = self.optimizer.state.items()
-        return {f"{self.name}/{names[p]}/{key}": value for p, state in states for key, value in state.items()}
-
-    def restore(self, tensors: dict[str, Tensor]) -> None:
-        for name, p in self.parameters.items():
-            begins = f"{self.name}/{name}/"
-            state = {k.removeprefix(begins): v for k, v in tensors.items() if k.startswith(begins)}
-            if state:
-                self.optimizer.state[p] = {k: v.to(p.device, copy=True) for k, v in state.items()}
-
-    def clip(self, longest: float) -> Tensor:
-        """The norm of the gradient, which is then shrunk to `longest` (0: never)."""
-        grads = [p.grad for p in self.parameters.values() if p.grad is not None]
-        if not grads:
-            return torch.zeros((), device=next(iter(self.parameters.values())).device)
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
-        if longest and norm.device.type != "cpu":  # without waiting for the device
-            torch._foreach_mul_(grads, (longest / norm).clamp(max=1.0))
-        elif longest and norm > longest:
-            torch._foreach_mul_(grads, longest / float(norm))
-        return norm
-
-
-class _Log:
-    """Numbers gathered step by step, on the device, and read only when a line is written."""
-
-    def __init__(self, team: Team, images: int, seconds: float) -> None:
-        self.team, self.images = team, images
-        self.since = time.perf_counter()
-        self.begun, self.before = self.since - seconds, seconds
-        self.fresh = self.updates = 0
-        self.gathered: dict[str, list[Tensor]] = defaultdict(list)
-        self.numbers: dict[str, float] = {}
-        self.per_second = math.nan
-
-    def add(self, numbers: dict[str, Tensor]) -> None:
-        for name, value in numbers.items():
-            self.gathered[name].append(value.detach().float())
-
-    def step(self, images: int) -> None:
-        self.updates += 1
-        self.images += images
-        self.fresh += images
-
-    def read(self) -> dict[str, float]:
-        """The means since the last time, over all processes."""
-        names = sorted(self.gathered)
-        means = self.team.mean(torch.stack([torch.stack(self.gathered[n]).mean() for n in names])).tolist()
-        self.numbers = dict(zip(names, means, strict=True))
-        now = time.perf_counter()
-        self.per_second = self.fresh / (now - self.since)
-        self.since, self.fresh = now, 0
-        self.gathered.clear()
-        return self.numbers
-
-    @property
-    def seconds(self) -> float:
-        return time.perf_counter() - self.begun
-
-    def eta(self, steps: int) -> float:
-        return steps * (self.seconds - self.before) / self.updates if self.updates else math.nan
-
-
 class _Run:
     """A run: its state, its loop, what it writes."""
 
@@ -225,7 +101,7 @@ class _Run:
     def steps(self, resume: bool, bundle: Callable[[Path], Any]) -> Iterator[Progress]:
         try:
             notes = self.begin(resume)
-            log = _Log(self.team, self.images, self.seconds)
+            log = Log(self.team, self.images, self.seconds)
             for step, batches in self.data.stream(self.step, workers=self.settings.workers, slots=self.slots):
                 if step >= self.settings.steps:
                     break
@@ -256,7 +132,7 @@ class _Run:
             for block in _blocks(self.system):
                 block.compile()
         self.model = self.team.wrap(self.system)  # every process now has the first one's weights
-        self.turns = [_Turn(name, parameters, self.settings) for name, parameters in self.parameters.items()]
+        self.turns = [Turn(name, parameters, self.settings) for name, parameters in self.parameters.items()]
         self.optimizers = [self.team.wrap_optimizer(turn.optimizer) for turn in self.turns]
         self.ema = Ema(self.trained, self.settings.ema) if self.settings.ema else None
         attach(self.system, self.ema)
@@ -265,7 +141,7 @@ class _Run:
             notes += self.folder.begin(self.step, self.settings.tensorboard)
         return notes
 
-    def update(self, batches: list[Batch], log: _Log) -> int:
+    def update(self, batches: list[Batch], log: Log) -> int:
         """One step: every turn in its order, then the average. Returns how many pictures it took."""
         batches = [self.prepared(batch, slot) for batch, slot in zip(batches, self.slots, strict=True)]
         for turn, optimizer in zip(self.turns, self.optimizers, strict=True):
@@ -286,7 +162,7 @@ class _Run:
             self.ema.update(self.step + 1)
         return sum(len(batch.image) for batch in batches)
 
-    def backward(self, turn: str, batch: Batch, slot: int, log: _Log) -> Tensor:
+    def backward(self, turn: str, batch: Batch, slot: int, log: Log) -> Tensor:
         """Adds a slot's share to the gradient; the slot's loss."""
         seed(self.settings.seed, self.step, slot, turn)
         with self.team.quiet(self.model, last=slot == self.slots[-1]):
@@ -328,7 +204,7 @@ class _Run:
 
     # What is written --------------------------------------------------------------------------------------------
 
-    def report(self, log: _Log) -> Progress:
+    def report(self, log: Log) -> Progress:
         """The step's Progress; writes what is due."""
         s, last = self.settings, self.step == self.settings.steps
         due = {n: every > 0 and self.step % every == 0 for n, every in s.every.items()}
