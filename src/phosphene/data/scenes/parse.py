@@ -24,7 +24,9 @@ FINALISTS = 12  # templates tried again at
 NUDGES = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1)]  # units around the place that the centre of mass gives
 SCALES = (0.88, 0.94, 1.0, 1.06, 1.12)  # a drawn or generated shape may be this much smaller or larger than its size
 TINTS = np.array(list(COLOURS.values()), np.float32) / 255 - 1  # minus darkness
-COLOUR_TOLERANCE = 0.2  # the largest difference in a channel to the colour a piece is named by
+# the largest difference in a channel to the colour that a piece is named by, and its share of the next colour's
+COLOUR_TOLERANCE, COLOUR_AMBIGUITY = 0.25, 0.7
+DECOY_TRUST = 0.985  # a decoy must explain so much more than a shape
 SHAPE_TOLERANCE = 0.08  # the share of a piece's energy, in brightness, that its shape may leave unexplained
 ROUGHNESS = 0.06  # what may stay unexplained of all pixels, as a root mean square: 24 dB
 # what may stay unexplained of brightness and of any channel (JPEG blurs hue), averaged over 5 or 21 pixels of 32 × 32
@@ -125,6 +127,7 @@ class _Templates(NamedTuple):
     covers: np.ndarray  # (K, Q, Q, P, P)
     centres: np.ndarray  # (K, 2) centre of mass, down and across, in pixels from the centre of the box
     names: list[tuple[str, str]]
+    trust: np.ndarray  # (K,) factor on what it explains: a decoy must be clearly better
 
 
 @functools.lru_cache(maxsize=2)
@@ -138,7 +141,8 @@ def _templates(side: int) -> _Templates:
     covers = np.concatenate([_soft(sharp, variance) for variance in SOFTNESS])
     first, place = covers[:, 0, 0], np.arange(widest) + 0.5 - widest / 2
     centres = np.stack([(first.sum(2) * place).sum(1), (first.sum(1) * place).sum(1)], 1) / first.sum((1, 2))[:, None]
-    return _Templates(covers, centres, names * len(SOFTNESS))
+    trust = np.array([DECOY_TRUST if shape in DECOYS else 1.0 for shape, _ in names * len(SOFTNESS)], np.float32)
+    return _Templates(covers, centres, names * len(SOFTNESS), trust)
 
 
 def _soft(covers: np.ndarray, variance: float) -> np.ndarray:
@@ -152,16 +156,16 @@ def _soft(covers: np.ndarray, variance: float) -> np.ndarray:
 def _fit(ink: np.ndarray, zone: np.ndarray) -> _Piece:
     """The template, place and tint that explain one piece best: the most of (Σ c·d)² / Σc², c the cover, d the ink."""
     side = ink.shape[0]
-    covers, centres, _ = _templates(side)
+    covers, centres, _, trust = _templates(side)
     mine = ink * zone[..., None]
     weight, place = mine.sum(2), np.arange(side) + 0.5
     centre = np.array([(weight.sum(1) * place).sum(), (weight.sum(0) * place).sum()]) / weight.sum()
     at = np.rint((centre - centres) * (UNITS // side)).astype(int)  # (K, 2): the box's centre in units
 
-    likely = np.argsort(-_explained(mine, covers, np.arange(len(at)), at))[:FINALISTS]
+    likely = np.argsort(-trust * _explained(mine, covers, np.arange(len(at)), at))[:FINALISTS]
     k = np.repeat(likely, len(NUDGES))
     tried = at[k] + np.tile(NUDGES, (FINALISTS, 1))
-    best = int(_explained(mine, covers, k, tried).argmax())
+    best = int((trust[k] * _explained(mine, covers, k, tried)).argmax())
     return _named(mine, int(k[best]), *map(int, tried[best]))
 
 
@@ -183,7 +187,7 @@ def _explained(mine: np.ndarray, covers: np.ndarray, k: np.ndarray, at: np.ndarr
 
 def _named(mine: np.ndarray, k: int, y: int, x: int) -> _Piece:
     """The piece with its colour. The tint is total ink over total cover, which no blur changes, chroma's neither."""
-    covers, _, names = _templates(mine.shape[0])
+    covers, _, names, _ = _templates(mine.shape[0])
     steps, p = UNITS // mine.shape[0], covers.shape[-1]
     (row, down), (column, across) = divmod(y, steps), divmod(x, steps)
     at = (covers[k, down, across], row - p // 2, column - p // 2)
@@ -194,7 +198,8 @@ def _named(mine: np.ndarray, k: int, y: int, x: int) -> _Piece:
     draw.paste(rest, *at, tint.mean(keepdims=True))
     if shape in DECOYS or (rest**2).sum() > SHAPE_TOLERANCE * whole:
         return _Piece(None, f"a piece near x={column}, y={row} is none of the {len(SHAPES)} shapes", tint, at)
-    if apart.min() > COLOUR_TOLERANCE:
+    nearest, next_to_it = np.sort(apart)[:2]
+    if nearest > min(COLOUR_TOLERANCE, COLOUR_AMBIGUITY * next_to_it):
         rgb = tuple(int(v) for v in np.rint((1 + tint) * 255).clip(0, 255))
         return _Piece(
             None, f"a {shape} near x={column}, y={row} of the colour {rgb}, none of the {len(COLOURS)}", tint, at
