@@ -267,6 +267,8 @@ def test_noise_is_drawn_once_a_step_in_order():
         ("dpm++2m", {}, "did you mean 'dpmpp_2m'"),
         ("ddim", {"etta": 1.0}, "did you mean 'eta'"),
         ("heun", {"eta": 1.0}, "unknown option of heun"),
+        ("ddim", {"eta": -1.0}, "eta=-1"),
+        ("dpmpp_2m_sde", {"eta": -1.0}, "eta=-1"),
         ("ddpm", {"variance": "big"}, "small"),
         ("ddpm", {"variance": "learned"}, "learned its variance"),
         ("dpmpp_2m", {"rule": "simpson"}, "midpoint"),

@@ -5,6 +5,7 @@ L = KL(q(x_1|x0) ‖ N(0, I)) + Σ_t KL(q(x_s|x_t, x0) ‖ p(x_s|x_t)) − log p
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -50,8 +51,8 @@ def variational_bound(
 def prior(x0: Tensor, schedule: Table) -> Tensor:
     """KL(q(x_1|x0) ‖ N(0, I)), (B,): what the noisiest level still tells. Nothing to train."""
     alpha, sigma = schedule(1.0)
-    kl = 0.5 * (alpha**2 * x0.double().square() + sigma**2 - 1 - 2 * sigma.log())
-    return kl.flatten(1).mean(1).to(x0.dtype)
+    kl = 0.5 * (onto(alpha**2, x0) * x0.square() + onto(sigma**2 - 1 - 2 * sigma.log(), x0))
+    return kl.flatten(1).mean(1)
 
 
 def term(
@@ -77,7 +78,8 @@ def term(
     along = then.alpha - (1 - posterior(now, then)).sqrt() * then.sigma * now.alpha / now.sigma
     apart = onto(along, x0) * (x0 - guess)
     kl = 0.5 * (log_var - log_small - 1 + (log_small - log_var).exp() + apart.square() * (-log_var).exp())
-    nats = torch.where(onto(then.sigma, x0) == 0, -_log_likelihood(x0, guess, log_var, bins), kl)
+    last = (onto(then.sigma, x0) == 0).to(x0.device)
+    nats = torch.where(last, -_log_likelihood(x0, guess, log_var, bins), kl)
     return (nats if where is None else nats * where).flatten(1).mean(1)
 
 
@@ -97,7 +99,7 @@ def _log_likelihood(x0: Tensor, mean: Tensor, log_var: Tensor, bins: int | None)
     """log p(x0) under N(mean, var): a density, or the probability of x0's bin; the outermost bins are open-ended."""
     std, off = (0.5 * log_var).exp(), x0 - mean
     if bins is None:
-        return -0.5 * (off.square() * (-log_var).exp() + log_var + torch.log(torch.tensor(2 * torch.pi)))
+        return -0.5 * (off.square() * (-log_var).exp() + log_var + math.log(2 * math.pi))
     half = 1 / bins
     near, far = ((half - off.abs()) / std, (-half - off.abs()) / std)  # both in the lower tail, where the log is exact
     log_near = torch.special.log_ndtr(near)

@@ -29,8 +29,8 @@ def plms(denoise: Denoise, x: Tensor, times: Tensor, schedule: Schedule) -> Iter
     The first step is Heun's, whose second call is not kept: steps + 1 calls in all.
     """
     past: list[Tensor] = []
-    for i, _, s, now, then in walk(times, schedule):
-        x0 = denoise(x, times[i]).x0
+    for i, t, s, now, then in walk(times, schedule):
+        x0 = denoise(x, t).x0
         guess = x0
         if now.alpha > 0:
             past = [eps_of(x, x0, now), *past][:4]

@@ -65,12 +65,19 @@ def variances(t: Level, s: Level) -> tuple[Tensor, Tensor]:
 
 def ancestral(t: Level, s: Level, eta: float) -> Tensor:
     """τ of DDIM and of the ancestral samplers: η²·posterior, at most 1 (Song et al. 2021, equation 16)."""
+    _not_negative(eta)
     return (eta**2 * posterior(t, s)).clamp(max=1)
 
 
 def diffusing(t: Level, s: Level, eta: float) -> Tensor:
     """τ of the SDE solvers: 1 − (1 − posterior)^η = 1 − e^(−2ηh). The same as `ancestral` at η = 0 and 1."""
+    _not_negative(eta)
     return 1 - (1 - posterior(t, s)) ** eta
+
+
+def _not_negative(eta: float) -> None:
+    if not eta >= 0:
+        raise Problem(f"eta={eta}: a share of fresh noise, 0 for none")
 
 
 def start(z: Tensor, t: Tensor | float, schedule: Schedule) -> Tensor:

@@ -74,8 +74,8 @@ def dpmpp_sde(
         guess = x0 = denoise(x, t).x0
         if then.sigma > 0 and now.alpha > 0:
             middle = schedule.at((now.logsnr + then.logsnr) / 2)
-            half, level = _stochastic(x, x0, t, middle, now, schedule(middle), eta, noise), middle
-            guess = denoise(half, level).x0
+            half = _stochastic(x, x0, t, middle, now, schedule(middle), eta, noise)
+            guess = denoise(half, middle).x0
         x = _stochastic(x, guess, t, s, now, then, eta, noise)
         x = after(x, (yield Step(i, s, x, x0)))
 
