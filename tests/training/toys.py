@@ -1,11 +1,11 @@
-"""Systems of a few hundred weights, and a process that trains one: `python toys.py OUT [steps [slots [delay]]]`."""
+"""Systems of a few hundred weights, and what a process does that trains one."""
 
 from __future__ import annotations
 
 import hashlib
 import itertools
-import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -100,23 +100,10 @@ def run(system: System, data: Data | None = None, **options) -> list:
     return list(train(system, data or Data(), **(OPTIONS | {"save": no_bundle} | options)))
 
 
-def main(out: str, steps: str = "60", slots: str = "2", delay: str = "0") -> None:
+def main(out: Path, say: Callable, steps: int, delay: float, checkpoint_every: int = 7) -> None:
+    """Trains, or goes on training, in a process of its own; says each step, at last the hash of the weights."""
     torch.set_num_threads(1)
-    system, data = Toy(), Data(int(slots), delay=float(delay))
-    for progress in train(
-        system,
-        data,
-        out=out,
-        resume=True,
-        steps=int(steps),
-        checkpoint_every=7,
-        save=no_bundle,
-        precision="fp32",
-        **OPTIONS,
-    ):
-        print(progress.step, progress.loss, flush=True)
-    print(hashlib.sha256(weights(system)).hexdigest())
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+    system, options = Toy(), OPTIONS | {"steps": steps, "checkpoint_every": checkpoint_every}
+    for progress in train(system, Data(delay=delay), out=out, resume=True, save=no_bundle, precision="fp32", **options):
+        say(progress.step)
+    say(hashlib.sha256(weights(system)).hexdigest())
