@@ -5,15 +5,18 @@ The judge is a CLIP of another seed, trained on the train rows of all styles:
     phosphene train emoji.clip --data emoji:path=TABLE --styles "" --seed 1 --size 64 --out runs/judge
     python benchmarks/emoji.py --model emoji --judge runs/judge --table TABLE
 
+With --sheet FILE it only draws the contact sheet of PROMPTS, to be judged by eye.
+
 A picture counts if, of the names of all emoji that the table has in its style, the prompt's is the nearest (recall@1)
-or among the five nearest (recall@5). Printed for what the model made and, by the same judge, for the real pictures; chance
-is 1 over the number of names. Pairs of emoji and style of the split "val" were never seen, neither by the model nor by
-the judge.
+or among the five nearest (recall@5). Printed for what the model made and, by the same judge, for the real pictures;
+chance is 1 over the number of names. Pairs of emoji and style of the split "val" were never seen, neither by the model
+nor by the judge.
 """
 
 from __future__ import annotations
 
 import random
+import re
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -26,7 +29,24 @@ from phosphene.data.base import open_source
 from phosphene.data.batches import Batches
 from phosphene.data.emoji import STYLES
 from phosphene.data.scenes import wilson
+from phosphene.data.sheet import contact_sheet
+from phosphene.recipes.grids import made_of
 from phosphene.systems.clip import ClipSystem
+
+PROMPTS = re.split(
+    r",\s+",
+    """
+a smiling cat, fox, pizza, rocket, a red apple, dolphin, snowman, sunflower, strawberry, tiger face,
+grinning face, crying face, sleeping face, nerd face, robot, ghost, alien, skull, red heart,
+clown face, dog face, panda, frog, penguin, butterfly, octopus, turtle, whale, elephant, rose,
+banana, watermelon, hamburger, birthday cake, doughnut, ice cream, hot beverage, beer mug, carrot,
+mushroom, soccer ball, trophy, basketball, Christmas tree, balloon, bicycle, airplane, sailboat,
+house, rainbow, 3D fox, flat fox, noto fox, twemoji fox, 3D pizza, flat pizza, noto pizza,
+twemoji pizza, a 3D emoji of a strawberry, a flat emoji of a strawberry, 狐狸, 火箭, 草莓, 企鹅,
+蝴蝶, 汉堡, 足球, 帆船, 彩虹, 笑脸, 立体狐狸, 扁平狐狸, 立体风格的火箭, 扁平风格的火箭, 哭泣的脸,
+机器人, 向日葵, 西瓜, 圣诞树, 房子
+""".strip(),
+)
 
 
 class Row(NamedTuple):
@@ -82,20 +102,22 @@ def recall(judge: ClipSystem, pictures: torch.Tensor, asked: list[Row], names: d
     return Recall(at1, at5, len(asked))
 
 
-def make(system, prompts: list[str], guidance: float | None, steps: int | None) -> torch.Tensor:
-    """Pictures of the prompts with seeds 0, 1, …, 64 at a time."""
-    made = []
-    for i in range(0, len(prompts), 64):
-        part = prompts[i : i + 64]
-        *_, last = system.generate(part, seeds=list(range(i, i + len(part))), guidance=guidance, steps=steps)
-        made.append(last.picture())
-    return torch.cat(made)
-
-
-def main(model: str = "emoji", judge: Path = Path("runs/judge"), table: str = "emoji.parquet", n: int = 384,
-         guidance: float | None = None, steps: int | None = None, seed: int = 0) -> None:  # fmt: skip
+def main(
+    model: str = "emoji",
+    judge: Path = Path("runs/judge"),
+    table: str = "emoji.parquet",
+    n: int = 384,
+    guidance: float | None = None,
+    steps: int | None = None,
+    seed: int = 0,
+    sheet: Path | None = None,
+) -> None:
     """Prints recall@1 and @5 of n trained pairs and of all val pairs, in two languages, and of the real pictures."""
-    system, clip = phosphene.load(model), phosphene.load(judge)
+    system = phosphene.load(model)
+    if sheet:
+        contact_sheet(made_of(system, PROMPTS, seed), PROMPTS, columns=10).save(sheet)
+        return
+    clip = phosphene.load(judge)
     known = set(system.vocabulary.names)
     everything = rows(table, system.size, "train") + rows(table, system.size, "val")
     names = {s: sorted({row.name for row in everything if row.style == s}) for s in {row.style for row in everything}}
@@ -109,7 +131,8 @@ def main(model: str = "emoji", judge: Path = Path("runs/judge"), table: str = "e
         real = torch.stack([row.picture for row in asked])
         print(f"{what:14s} real     {recall(clip, real, asked, names)}")
         for language in ("en", "zh"):
-            made = make(system, [prompt(row, language) for row in asked], guidance, steps)
+            prompts = [prompt(row, language) for row in asked]
+            made = made_of(system, prompts, seed, guidance=guidance, steps=steps)
             print(f"{what:14s} made {language}  {recall(clip, made, asked, names)}", flush=True)
 
 
