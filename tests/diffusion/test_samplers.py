@@ -136,6 +136,19 @@ def test_lcm_is_guess_and_noise():
     torch.testing.assert_close(steps[-1].x, guesses[-1])
 
 
+def test_no_more_than_all_noise_is_fresh(mixture):
+    """η beyond what the posterior allows is all fresh noise, which is LCM's step."""
+    schedule, x, z = Linear(), torch.randn(2, 3).double(), [torch.randn(2, 3).double() for _ in range(3)]
+    runs = [
+        [
+            step.x
+            for step in sample(name, mixture.denoise(schedule), x, schedule.times(4), schedule, noise=Recorded(z), **o)
+        ]
+        for name, o in (("ddim", {"eta": 50.0}), ("lcm", {}))
+    ]
+    torch.testing.assert_close(*runs)
+
+
 def test_move_is_the_posterior():
     """With τ = posterior the move's mean and deviation are q(x_s | x_t, x0)'s; with std only the noise changes."""
     schedule, x, x0, z = Cosine(), torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)

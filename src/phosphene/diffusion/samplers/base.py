@@ -46,6 +46,14 @@ def move(
     return x_s + (onto(s.sigma * tau.sqrt(), x) if std is None else std) * z
 
 
+def go(
+    x: Tensor, x0: Tensor, t: Tensor, s: Tensor, now: Level, then: Level, tau: Tensor | float, noise: Noise | None
+) -> Tensor:
+    """The move from time t to s with τ of fresh noise, which is drawn only where some is wanted."""
+    wanted = tau > 0 and then.sigma > 0
+    return move(x, x0, now, then, tau, fresh(noise, x, t, s) if wanted else None)
+
+
 def eps_of(x: Tensor, x0: Tensor, t: Level) -> Tensor:
     """The noise that a guess x0 leaves in x: (x − α·x0)/σ, σ > 0."""
     alpha, sigma = t.onto(x)
@@ -66,7 +74,7 @@ def variances(t: Level, s: Level) -> tuple[Tensor, Tensor]:
 def ancestral(t: Level, s: Level, eta: float) -> Tensor:
     """τ of DDIM and of the ancestral samplers: η²·posterior, at most 1 (Song et al. 2021, equation 16)."""
     _not_negative(eta)
-    return (eta**2 * posterior(t, s)).clamp(max=1)
+    return (eta**2 * posterior(t, s)).clamp(0, 1)
 
 
 def diffusing(t: Level, s: Level, eta: float) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 from ...errors import Problem, unknown
 from ..denoiser import Denoise
 from ..schedule import Level, Schedule, onto
-from .base import Noise, Step, after, diffusing, fresh, move, walk
+from .base import Noise, Step, after, diffusing, go, move, walk
 
 Past = list[tuple[Tensor, Tensor]]  # (λ = log(α/σ), the guess made there), the newest first
 
@@ -47,7 +47,7 @@ def dpmpp_2m(
             h = then.logsnr / 2 - lam
             ahead = 0.5 if rule == "midpoint" else _moments(h * (1 + eta))[0]
             guess = x0 + onto(ahead * h / (lam - lam_1), x) * (x0 - x0_1)
-        x = _go(x, guess, t, s, now, then, eta, noise)
+        x = go(x, guess, t, s, now, then, diffusing(now, then, eta), noise)
         x = after(x, (yield Step(i, s, x, x0)))
 
 
@@ -82,7 +82,7 @@ def dpmpp_3m(
                 d2 = (slopes[0] - slopes[1]) * onto(h / (past[0][0] - past[2][0]), x)
                 d1 = slopes[0] + d2 * onto((past[0][0] - past[1][0]) / h, x)
             guess = x0 + onto(first, x) * d1 + onto(bend * second, x) * d2
-        x = _go(x, guess, t, s, now, then, eta, noise)
+        x = go(x, guess, t, s, now, then, diffusing(now, then, eta), noise)
         x = after(x, (yield Step(i, s, x, x0)))
 
 
@@ -154,11 +154,3 @@ def _moments(h: Tensor) -> tuple[Tensor, Tensor]:
 def _remember(past: Past, now: Level, x0: Tensor, most: int) -> Past:
     """What was guessed without any signal is not built upon."""
     return [(now.logsnr / 2, x0), *past][:most] if now.alpha > 0 else []
-
-
-def _go(
-    x: Tensor, guess: Tensor, t: Tensor, s: Tensor, now: Level, then: Level, eta: float, noise: Noise | None
-) -> Tensor:
-    if not eta or then.sigma == 0:
-        return move(x, guess, now, then)
-    return move(x, guess, now, then, diffusing(now, then, eta), fresh(noise, x, t, s))

@@ -10,7 +10,7 @@ from torch import Tensor
 from ...errors import Problem, unknown
 from ..denoiser import Denoise
 from ..schedule import Schedule, onto, posterior
-from .base import Noise, Step, after, ancestral, eps_of, fresh, move, variances, walk
+from .base import Noise, Step, after, ancestral, eps_of, fresh, go, move, variances, walk
 
 VARIANCES = ("small", "large", "learned")
 
@@ -26,8 +26,7 @@ def ddim(
     """
     for i, t, s, now, then in walk(times, schedule):
         x0 = denoise(x, t).x0
-        z = fresh(noise, x, t, s) if eta and then.sigma > 0 else None
-        x = move(x, x0, now, then, ancestral(now, then, eta) if eta else 0.0, z)
+        x = go(x, x0, t, s, now, then, ancestral(now, then, eta), noise)
         x = after(x, (yield Step(i, s, x, x0)))
 
 
@@ -68,7 +67,7 @@ def lcm(
     """τ = 1: guess, and noise the guess again. For consistency models (Song et al. 2023, Algorithm 1)."""
     for i, t, s, now, then in walk(times, schedule):
         x0 = denoise(x, t).x0
-        x = move(x, x0, now, then, 1.0, fresh(noise, x, t, s) if then.sigma > 0 else None)
+        x = go(x, x0, t, s, now, then, 1.0, noise)
         x = after(x, (yield Step(i, s, x, x0)))
 
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from ..denoiser import Denoise
-from ..schedule import Level, Schedule
-from .base import Noise, Step, after, ancestral, eps_of, fresh, move, walk, x0_of
+from ..schedule import Schedule
+from .base import Noise, Step, after, ancestral, eps_of, fresh, go, move, walk, x0_of
 
 
 @torch.no_grad()
@@ -56,12 +56,12 @@ def dpmpp_2s(
     """
     for i, t, s, now, then in walk(times, schedule):
         guess = x0 = denoise(x, t).x0
-        tau = ancestral(now, then, eta) if eta else torch.zeros(())
+        tau = ancestral(now, then, eta)
         down = then.ratio * (1 - tau).sqrt()
         if down > 0 and now.alpha > 0:
             middle = schedule.at(-(now.ratio * down).log())
             guess = denoise(move(x, x0, now, schedule(middle)), middle).x0
-        x = move(x, guess, now, then, tau, fresh(noise, x, t, s) if eta and then.sigma > 0 else None)
+        x = go(x, guess, t, s, now, then, tau, noise)
         x = after(x, (yield Step(i, s, x, x0)))
 
 
@@ -74,15 +74,8 @@ def dpmpp_sde(
         guess = x0 = denoise(x, t).x0
         if then.sigma > 0 and now.alpha > 0:
             middle = schedule.at((now.logsnr + then.logsnr) / 2)
-            half = _stochastic(x, x0, t, middle, now, schedule(middle), eta, noise)
+            halfway = schedule(middle)
+            half = go(x, x0, t, middle, now, halfway, ancestral(now, halfway, eta), noise)
             guess = denoise(half, middle).x0
-        x = _stochastic(x, guess, t, s, now, then, eta, noise)
+        x = go(x, guess, t, s, now, then, ancestral(now, then, eta), noise)
         x = after(x, (yield Step(i, s, x, x0)))
-
-
-def _stochastic(
-    x: Tensor, x0: Tensor, t: Tensor, s: Tensor, now: Level, then: Level, eta: float, noise: Noise | None
-) -> Tensor:
-    if not eta or then.sigma == 0:
-        return move(x, x0, now, then)
-    return move(x, x0, now, then, ancestral(now, then, eta), fresh(noise, x, t, s))
