@@ -24,24 +24,22 @@ def diffusers() -> types.ModuleType:
 
 
 def lucidrains() -> types.ModuleType:
-    """denoising_diffusion_pytorch. Raises ImportError.
+    """denoising_diffusion_pytorch without its progress bars. Raises ImportError.
 
     Where torchvision is not there, it gets an empty stand-in: what it wants of it, the Trainer's reader of a folder and
     writer of grids, is not used here.
     """
-    if importlib.util.find_spec("torchvision"):
-        import denoising_diffusion_pytorch as module
-
-        return module
+    stand_in = {} if importlib.util.find_spec("torchvision") else {name: types.ModuleType(name) for name in TORCHVISION}
+    for name in TORCHVISION[1:] if stand_in else ():
+        setattr(stand_in["torchvision"], name.split(".")[1], stand_in[name])
+    sys.modules.update(stand_in)
     try:
-        for name in TORCHVISION:
-            sys.modules[name] = types.ModuleType(name)
-        for name in TORCHVISION[1:]:
-            setattr(sys.modules["torchvision"], name.split(".")[1], sys.modules[name])
         import denoising_diffusion_pytorch as module
+        from denoising_diffusion_pytorch import denoising_diffusion_pytorch as inner
     finally:
-        for name in TORCHVISION:
-            sys.modules.pop(name, None)
+        for name in stand_in:
+            del sys.modules[name]
+    inner.tqdm = lambda steps, **_: steps
     return module
 
 
@@ -66,4 +64,5 @@ def machine(threads: int) -> str:
     tests = {"AVX-512": "_is_avx512_supported", "bf16": "_is_avx512_bf16_supported", "AMX": "_is_amx_tile_supported"}
     able = [what for what, test in tests.items() if getattr(torch.cpu, test, bool)()]
     load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
-    return f"{name} ({', '.join(able) or 'no AVX-512'}), {os.cpu_count()} cores{load}; torch {torch.__version__}, {threads} threads"
+    has = ", ".join(able) or "no AVX-512"
+    return f"{name} ({has}), {os.cpu_count()} cores{load}; torch {torch.__version__}, threads: {threads}"
