@@ -153,6 +153,9 @@ LEFT = Spec((Group(1, "red", "circle", "small"), Group(2, "blue", "square")), "l
         ("小的红色圆形在两个蓝色正方形的左边", LEFT),
         ("两个蓝方块左边有一个小红圆。", LEFT),
         ("左边是一个小的红色圆形，右边是两个蓝色正方形", LEFT),
+        ("一个黄色的圆在一个紫色圆环的上面", Spec((Group(1, "yellow", "circle"), Group(1, "purple", "ring")), "above")),
+        ("粉色心形下方有一个黑色十字", Spec((Group(1, "black", "cross"), Group(1, "pink", "heart")), "below")),
+        ("a green ring beneath a red heart", Spec((Group(1, "green", "ring"), Group(1, "red", "heart")), "below")),
         ("a large orange plus sign", Spec((Group(1, "orange", "cross", "large"),))),
         ("green hearts and a black ring", Spec((Group(1, "green", "heart"), Group(1, "black", "ring")))),
         ("三个粉红色的大爱心", Spec((Group(3, "pink", "heart", "large"),))),
@@ -414,6 +417,9 @@ def test_a_verdict_says_which_parts_hold():
     assert "colours" in wrong_parts("a green circle", RED) and "shapes" not in wrong_parts("a green circle", RED)
     assert wrong_parts("a red circle", RED) == set()  # no size is named
     assert wrong_parts("a red circle and a blue square", RED, BLUE) == set()  # no relation is named
+    assert wrong_parts("a blue square above a blue square", BLUE, BLUE2) == set()
+    assert wrong_parts("a red circle above a blue square", RED, BLUE) == {"relation"}  # y grows downwards
+    assert wrong_parts("一个红色圆形在一个蓝色正方形的下面", RED, BLUE) == set()
     assert matches("a red circle", render((RED,), 32)).parts()["relation"] is None
 
 
