@@ -109,7 +109,7 @@ class Ddpm(System):
     def _inside(self, size: tuple[int, int] | None) -> tuple[int, int]:
         """The size of x for pictures of `size` pixels."""
         height, width = size or (self.size, self.size)
-        multiple = self.factor * getattr(self.denoiser.net, "multiple", 1)
+        multiple = self.factor * self.denoiser.net.multiple
         if height % multiple or width % multiple or min(height, width) < multiple:
             raise Problem(f"size {height}x{width}: both sides must be multiples of {multiple} pixels here")
         return height // self.factor, width // self.factor
