@@ -197,6 +197,16 @@ def test_every_sampler_on_every_end(mixture, name, schedule):
         torch.testing.assert_close(last.x[0], steps[-1].x[1])
 
 
+@pytest.mark.parametrize("name, order", [("unipc", 3), ("unipc", 4), ("lms", 5), ("deis", 4)])
+def test_high_orders_build_on_nothing_guessed_without_signal(mixture, name, order):
+    """Out of α = 0 the run is the one that starts one step later from where the first step led."""
+    schedule = Flow()
+    times, x = schedule.times(6), torch.randn(5, dtype=torch.float64)
+    first, *rest = sample(name, mixture.denoise(schedule), x, times, schedule, order=order)
+    later = list(sample(name, mixture.denoise(schedule), first.x, times[1:], schedule, order=order))
+    torch.testing.assert_close([step.x for step in rest], [step.x for step in later])
+
+
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_a_consumer_may_send_x_back(mixture, name):
     """What is sent is what the sampler goes on from: the next step starts at it, with no memory of the old x."""
