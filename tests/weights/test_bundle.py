@@ -259,6 +259,25 @@ def test_every_truncation_is_refused(path):
         bundle.load(path)
 
 
+@pytest.mark.parametrize(
+    ("spans", "says"),
+    [
+        ([(0, 4), (2, 6)], "overlap or leave a hole at byte 4"),
+        ([(0, 4), (6, 10)], "overlap or leave a hole at byte 4"),
+        ([(0, 4), (4, 7)], "damaged: tensor 'b' is announced"),
+        ([(0, 4), (4, 8)], "2 bytes follow"),
+        ([(0, 4), (8, 4)], "damaged: tensor 'b' is announced"),
+    ],
+)
+def test_announced_places_must_tile_the_data(tmp_path, spans, says):
+    header = {k: {"dtype": "U8", "shape": [4], "data_offsets": s} for k, s in zip("ab", spans, strict=True)}
+    text = json.dumps(header).encode()
+    path = tmp_path / "tiled.safetensors"
+    path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(10))
+    with pytest.raises(Problem, match=says):
+        bundle.describe(path)
+
+
 def test_other_peoples_safetensors_are_named(tmp_path):
     save_file({"w": torch.zeros(2)}, tmp_path / "foreign.safetensors", {"format": "pt"})
     with pytest.raises(Problem, match="1 tensors but no Phosphene description"):
