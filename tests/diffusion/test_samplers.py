@@ -149,6 +149,22 @@ def test_no_more_than_all_noise_is_fresh(mixture):
     torch.testing.assert_close(*runs)
 
 
+def test_churn_goes_up_by_at_most_root_two_within_its_band():
+    schedule, asked = Karras(), []
+    times = schedule.times(8)
+
+    def denoise(x, t):
+        asked.append(schedule(t).ratio)
+        return Denoised(torch.zeros_like(x))
+
+    options = {"churn": 1e3, "churn_min": 0.1, "churn_max": 10.0}
+    list(sample("heun", denoise, torch.randn(2, 2).double(), times, schedule, **options))
+    ratios = schedule(times[:-1]).ratio
+    up = torch.where((ratios >= 0.1) & (ratios <= 10), 2**0.5, 1.0)
+    assert set(up.tolist()) == {1.0, 2**0.5}
+    torch.testing.assert_close(torch.stack(asked[::2]), up * ratios)
+
+
 def test_move_is_the_posterior():
     """With τ = posterior the move's mean and deviation are q(x_s | x_t, x0)'s; with std only the noise changes."""
     schedule, x, x0, z = Cosine(), torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
