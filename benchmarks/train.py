@@ -110,7 +110,7 @@ def small(kind: str, width: int) -> Ddpm:
     told = Told(2 * width)
     context = dict(context_dim=told.width, vector_dim=told.width)
     if kind == "unet":
-        more = dict(head_dim=32, emb_dim=2 * width, block=ScaleShiftResBlock, attend=SpatialTransformer)
+        more = dict(head_dim=width // 4, emb_dim=2 * width, block=ScaleShiftResBlock, attend=SpatialTransformer)
         net = UNet(4, 4, (width, width + width // 4), 1, (1, 1), **context, **more)
     else:
         net = DiT(4, 4, 1, 2 * width, 6, 8, **context)
@@ -207,9 +207,10 @@ def small_sides(kind: str, width: int, batch: int, quick: bool) -> list[Side]:
     return sides if quick else [*sides, our_side("phosphene fp32", small(kind, width), batch, "fp32")]
 
 
-def interleaved(sides: list[Side], rounds: int, clock: Callable[[], float], warmup: int = 2) -> list[float]:
+def interleaved(sides: list[Side], rounds: int, clock: Callable[[], float]) -> list[float]:
     """Median seconds of a step, one a side; in every round each side makes a step, in turns from either end."""
     took: list[list[float]] = [[] for _ in sides]
+    warmup = min(2, rounds)
     for r in range(warmup + rounds):
         for i in range(len(sides)) if r % 2 else reversed(range(len(sides))):
             begun = clock()
