@@ -160,8 +160,8 @@ def test_churn_goes_up_by_at_most_root_two_within_its_band():
     options = {"churn": 1e3, "churn_min": 0.1, "churn_max": 10.0}
     list(sample("heun", denoise, torch.randn(2, 2).double(), times, schedule, **options))
     ratios = schedule(times[:-1]).ratio
-    up = torch.where((ratios >= 0.1) & (ratios <= 10), 2**0.5, 1.0)
-    assert set(up.tolist()) == {1.0, 2**0.5}
+    up = torch.where((ratios >= 0.1) & (ratios <= 10), 2**0.5, torch.ones(8).double())
+    assert (up == 1).any() and (up > 1).any()
     torch.testing.assert_close(torch.stack(asked[::2]), up * ratios)
 
 
