@@ -294,9 +294,20 @@ def test_folders_that_cannot_be(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(Problem, match=r"cannot write .*file/run/settings.json: Not a directory"):
         train(Toy(), Data(), out=tmp_path / "file/run", steps=5)  # before the first step is asked for
+    run(Toy(), out=tmp_path, steps=5)
     (tmp_path / "settings.json").write_text("{")
-    with pytest.raises(Problem, match=r"settings.json is not JSON"):
+    with pytest.raises(Problem, match=r"settings.json is missing or not JSON"):
         train(Toy(), Data(), out=tmp_path, steps=5, resume=True)
+
+
+def test_a_run_that_came_to_nothing_may_be_begun_again(tmp_path):
+    class Broken(Data):
+        def at(self, step, slot):
+            raise Problem("pictures/3.png cannot be read")
+
+    with pytest.raises(Problem, match="cannot be read"):
+        run(Toy(), Broken(), out=tmp_path, steps=5)
+    run(Toy(), out=tmp_path, steps=6)
 
 
 def test_nothing_to_train():

@@ -34,15 +34,14 @@ class Folder:
         written, where it holds a run and `resume` is not said, or where that run's record differs: names the entry.
         """
         file = self.path / "settings.json"
-        if file.exists():
-            if not resume:
-                raise Problem(
-                    f"{self.path} holds a run already; resume it (--resume, resume=True) or name another folder"
-                )
+        begun = bool(checkpoint.found(self.checkpoints))  # else there is nothing to lose
+        if not resume and (begun or (self.path / "model.safetensors").exists()):
+            raise Problem(f"{self.path} holds a run already; resume it (--resume, resume=True) or name another folder")
+        if resume and begun:
             try:
                 before = json.loads(file.read_text())
-            except ValueError:
-                raise Problem(f"{file} is not JSON; restore it, or train anew in another folder") from None
+            except (OSError, ValueError):
+                raise Problem(f"{file} is missing or not JSON; restore it, or train anew in another folder") from None
             _compare(before, record, self.path)
         with checkpoint.writing(file):
             self.path.mkdir(parents=True, exist_ok=True)
