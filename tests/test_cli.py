@@ -292,7 +292,11 @@ def test_ctrl_c_ends_with_130_and_no_traceback(tmp_path):
     file = tmp_path / "slow.py"
     file.write_text("import time\ndef slow():\n    '''Slow.'''\n    print('ready', flush=True)\n    time.sleep(30)\n")
     command = [sys.executable, "-m", "phosphene", "train", f"{file}:slow"]
-    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ})
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background ignores it
+    try:
+        run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ})
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert run.stdout.readline() == "ready\n"
     time.sleep(0.05)
     run.send_signal(signal.SIGINT)

@@ -30,10 +30,9 @@ class Cond:
         """Every tensor t replaced by f(t)."""
         return replace(self, **{k: f(v) for k, v in self._given().items()})
 
-    def to(self, *args, **kwargs) -> Cond:
-        """Floating tensors moved and cast by `Tensor.to`; the mask is only moved."""
-        device = torch.empty(0).to(*args, **kwargs).device
-        return self.map(lambda v: v.to(*args, **kwargs) if v.is_floating_point() else v.to(device))
+    def to(self, device: torch.device | None = None, dtype: torch.dtype | None = None) -> Cond:
+        """Every tensor moved to `device`, and the floating ones (all but the mask) cast to `dtype`; None: as it is."""
+        return self.map(lambda v: v.to(device=device, dtype=dtype if v.is_floating_point() else None))
 
     def __len__(self) -> int:
         """The batch size B; 0 where nothing is said."""

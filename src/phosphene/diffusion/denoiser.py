@@ -194,7 +194,7 @@ class Denoiser(nn.Module):
         if self.predicts == "edm":  # the one prediction whose input is scaled: c_in
             scaled = x * onto(1 / _edm_norm(self.schedule(t)), x)
         time = self.schedule.c_noise(t).to(x.dtype).to(x.device)
-        cond = (Cond() if cond is None else cond).map(lambda v: v.to(parameter.dtype) if v.is_floating_point() else v)
+        cond = (Cond() if cond is None else cond).to(dtype=parameter.dtype)
         out = self.net(scaled.to(parameter.dtype), time, cond).to(x.dtype)
         if not self.learned_variance:
             return out, None
