@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import os
 import pickle
 import pkgutil
 import random
@@ -185,6 +186,14 @@ def test_a_class_outside_the_closed_list_is_not_saved(tmp_path, monkeypatch):
     with pytest.raises(Problem, match="bf16"):
         bundle.save(Net(4), tmp_path / "m.safetensors", dtype="bf17")
     assert not list(tmp_path.iterdir())
+
+
+def test_files_can_be_read_by_whom_the_umask_lets(tmp_path):
+    before = os.umask(0o022)
+    try:
+        assert bundle.save(Net(4), tmp_path / "net.safetensors").stat().st_mode & 0o777 == 0o644
+    finally:
+        os.umask(before)
 
 
 def test_names_of_files(tmp_path, path):

@@ -34,8 +34,9 @@ def inspect(file: str, *, card: bool = True, words: bool = False):
         print(f"  {name:{width}s}  {kind:16s} {counts.get(name, 0):>12,d}  {_arguments(arguments)}".rstrip())
     entries, styles = told.vocabulary
     if entries:
-        shown = entries if words or len(entries) <= 12 else [*entries[:12], "… (--words shows them all)"]
-        print(f"knows {len(entries):,} names: {', '.join(shown)}")
+        shown = entries if words or len(entries) <= 12 else [*entries[:12], "…"]
+        hint = "" if shown is entries else " (--words shows them all)"
+        print(f"knows {len(entries):,} names{hint}: {', '.join(shown)}")
     if styles:
         print(f"styles: {', '.join(styles)}")
     if card and told.card:

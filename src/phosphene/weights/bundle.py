@@ -93,7 +93,10 @@ def save(system: Any, path: str | Path, card: str | None = None, dtype: str | to
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        partial.touch()
+        mode = partial.stat().st_mode  # as the user's umask has it; safetensors makes files that only their owner reads
         save_file(stored, partial, metadata)
+        partial.chmod(mode)
         with open(partial, "rb") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
