@@ -11,7 +11,8 @@ PROJECT = Path(__file__).resolve().parent.parent
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """One torch thread a test process where pytest-xdist runs several, so that they do not fight for the cores."""
+    """Tests do not fight for the cores: waiting threads sleep, and each of pytest-xdist's processes has one thread."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     if "PYTEST_XDIST_WORKER" in os.environ:
         os.environ.setdefault("OMP_NUM_THREADS", "1")
 

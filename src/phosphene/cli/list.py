@@ -61,7 +61,7 @@ def _models() -> dict[str, str]:
 def _told(told: bundle.Description) -> str:
     """The card's first sentence that is no headline, else what it is made of."""
     lines = [line.strip() for line in inspect.cleandoc(told.card).splitlines()]
-    text = next((line for line in lines if line and not line.startswith(("#", "-", "|", ">"))), told.kind)
+    text = next((line for line in lines if line and not line.startswith(("#", "-", "|", ">"))), f"{told.kind}.")
     entries, styles = told.vocabulary
     if entries:
         text += f" Knows {len(entries):,} names ({', '.join(entries[:4])}, …)"

@@ -139,11 +139,6 @@ class DiT(nn.Module):
         """What height and width must divide by."""
         return self.patch
 
-    @property
-    def multiple(self) -> int:
-        """What height and width must divide by."""
-        return self.patch
-
     def forward(self, x: Tensor, time: Tensor, cond: Cond) -> Tensor:
         if x.shape[-1] % self.patch or x.shape[-2] % self.patch:
             raise ValueError(f"height and width must divide by {self.patch}, and are {x.shape[-2]}×{x.shape[-1]}")
