@@ -213,6 +213,20 @@ def softly_generated(picture):
     return Image.fromarray((np.asarray(soft(picture), float) + error).clip(0, 255).round().astype(np.uint8))
 
 
+def bent(picture):
+    """Outlines a little off, as generated ones are: pixels moved, smoothly, by a third of one."""
+    side = picture.width
+    rng = np.random.default_rng(int(np.asarray(picture, float).sum()))
+    coarse = rng.normal(0, 0.3, (2, side // 5, side // 5)).astype(np.float32)
+    moves = [np.asarray(Image.fromarray(c).resize((side, side), Image.Resampling.BICUBIC)) for c in coarse]
+    places = [(m + axis).clip(0, side - 1.001) for m, axis in zip(moves, np.mgrid[:side, :side])]
+    (y, x), pixels = [p.astype(int) for p in places], np.asarray(picture, float)
+    v, u = (places[0] - y)[..., None], (places[1] - x)[..., None]
+    above = (1 - u) * pixels[y, x] + u * pixels[y, x + 1]
+    below = (1 - u) * pixels[y + 1, x] + u * pixels[y + 1, x + 1]
+    return Image.fromarray(((1 - v) * above + v * below).round().astype(np.uint8))
+
+
 @pytest.mark.parametrize(
     ("change", "side", "n", "least"),
     [
@@ -226,8 +240,9 @@ def softly_generated(picture):
         (soft, 32, 100, 0.97),
         (softly_generated, 32, 100, 0.97),
         (softly_generated, 64, 50, 0.97),
+        (bent, 32, 100, 0.97),
     ],
-    ids=["clean", "clean64", "jpeg", "jpeg64", "blur", "blur64", "noise", "soft", "generated", "generated64"],
+    ids=["clean", "clean64", "jpeg", "jpeg64", "blur", "blur64", "noise", "soft", "generated", "generated64", "bent"],
 )
 def test_the_parser_reads_the_scene_back(change, side, n, least):
     source, wrong = Scenes(side, seed=11, split="test"), []

@@ -31,6 +31,7 @@ SHAPE_TOLERANCE = 0.08  # the share of a piece's energy, in brightness, that its
 ROUGHNESS = 0.06  # what may stay unexplained of all pixels, as a root mean square: 24 dB
 # what may stay unexplained of brightness and of any channel (JPEG blurs hue), averaged over 5 or 21 pixels of 32 × 32
 FINE_TOLERANCE, WIDE_TOLERANCE = (0.13, 0.22), (0.06, 0.1)
+LENIENCE = 1.6  # so much more on and beside an object, whose outline may be a little off
 
 
 @dataclass(frozen=True)
@@ -218,7 +219,9 @@ def _foreign(ink: np.ndarray, pieces: list[_Piece]) -> str | None:
     scale = ink.shape[0] // 32
     for width, (most_grey, most) in ((2 * scale, FINE_TOLERANCE), (4 * scale, WIDE_TOLERANCE)):
         left = _mean(_mean(rest, width), width)
-        excess = np.maximum(np.abs(left.mean(2)) - most_grey, np.abs(left).max(2) - most)
+        near = np.pad(_zones(np.abs(rest - ink).max(2) > 0.05, width // 2), (width - 1, width + 1))
+        lenience = np.where(near, LENIENCE, 1)
+        excess = np.maximum(np.abs(left.mean(2)) - most_grey * lenience, np.abs(left).max(2) - most * lenience)
         if excess.max() > 0:
             row, column = np.unravel_index(excess.argmax(), excess.shape)
             return f"something else near x={max(column - width, 0)}, y={max(row - width, 0)}"
