@@ -113,7 +113,7 @@ class Upsample(nn.Module):
 
 
 class TransposedUpsample(nn.Module):
-    """Twice the size by a transposed convolution, undoing Downsample: i = (o − 1)·s + k − 2p with k = 4, p = 1, s = 2."""
+    """Twice the size by a transposed convolution: i = (o − 1)·s + k − 2p with k = 4, p = 1, s = 2."""
 
     def __init__(self, channels: int):
         super().__init__()
