@@ -54,6 +54,21 @@ def zero(module: nn.Module) -> nn.Module:
     return module
 
 
+class Dropout(nn.Dropout):
+    """Dropout (Srivastava et al. 2014); on the CPU a draw of 64 random bits decides over four numbers, 16 bits each.
+
+    torch draws one a number there, which is 5 % of a training step of DDPM's U-Net. The rate is met to 2⁻¹⁷.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        dropped = round(self.p * 2**16)  # of 2^16 values that 16 bits have
+        if not self.training or x.device.type != "cpu" or not 0 < dropped < 2**16:
+            return super().forward(x)
+        bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
+        kept = bits[: x.numel()].view(x.shape) >= dropped - 2**15
+        return x * (kept.to(x.dtype) * (2**16 / (2**16 - dropped)))
+
+
 class ResBlock(nn.Module):
     """Two convolutions with a residual connection; the time is added between them (Ho et al. 2020, appendix B)."""
 
@@ -65,7 +80,7 @@ class ResBlock(nn.Module):
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         self.emb = None if emb_dim is None else nn.Linear(emb_dim, self.scales * out_channels)
         self.norm2 = group_norm(out_channels)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.conv2 = zero(nn.Conv2d(out_channels, out_channels, 3, padding=1))
         same = in_channels == out_channels
         self.shortcut = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1)
