@@ -172,6 +172,9 @@ def test_train_says_what_cannot_be(refused, told, tmp_path):
     file = tmp_path / "my_recipe.py"
     file.write_text(RECIPE)
     assert "did you mean 'scenes.latent'" in refused("train", "scenes.latnt")
+    (tmp_path / "empty").mkdir()
+    assert "holds no picture" in refused("train", "scenes.autoencoder", "--data", tmp_path / "empty")
+    assert "steps=0" in refused("train", "scenes.latent", "--steps", 0, "--out", tmp_path / "run")
     assert "did you mean 'mine'" in refused("train", f"{file}:mien")
     assert "is not there" in refused("train", f"{tmp_path}/none.py:mine")
     assert "did you mean '--width'" in refused("train", f"{file}:mine", "--widht", 3)

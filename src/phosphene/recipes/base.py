@@ -123,6 +123,9 @@ def recipe(**needs: str) -> Callable[[Callable[..., Plan]], Callable[..., Recipe
             for knob in knobs:
                 if knob not in known:
                     raise unknown(f"knob of {name}", knob, known)
+            for knob in ("steps", "batch", "size"):  # before anything that is needed is trained
+                if knobs.get(knob) is not None and knobs[knob] < 1:
+                    raise Problem(f"{knob}={knobs[knob]}: at least 1 was expected")
             return Recipe(name, function, dict(needs), knobs)
 
         return make
@@ -136,11 +139,14 @@ def _noted(steps: Iterator[Progress], note: str) -> Iterator[Progress]:
 
 
 def source_of(spec: str, **options: Any):
-    """The source of a spec with these options added; what the spec itself says comes first."""
+    """The source of a spec with these options added, where it does not say them itself.
+
+    Only scenes are drawn at a size and in a number; pictures that are there are brought to the size later.
+    """
     from phosphene.data.base import open_source, parse_spec
 
     what, said, _ = parse_spec(spec)
-    more = [f"{k}={v}" for k, v in options.items() if k not in said]
+    more = [f"{k}={v}" for k, v in options.items() if k not in said and (what == "scenes" or k not in ("size", "n"))]
     joined = spec + ("," if ":" in spec.removeprefix(what) else ":") + ",".join(more) if more else spec
     return open_source(joined)
 
