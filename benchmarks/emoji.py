@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch.nn import functional as F
 
 import phosphene
 from phosphene.cli.options import call
@@ -75,7 +76,7 @@ def rows(table: str, size: int, split: str, names: set[str] | None = None) -> li
 def prompt(row: Row, language: str) -> str:
     """A style's word and a name."""
     style = STYLES[row.style]
-    return f"{style.en[0]} emoji of {row.name}" if language == "en" else f"{style.zh[0]}风格的{row.name_zh}表情"
+    return f"{style.en} {row.name}" if language == "en" else f"{style.zh}{row.name_zh}"
 
 
 class Recall(NamedTuple):
@@ -88,17 +89,34 @@ class Recall(NamedTuple):
         return f"{self.at1 / self.n:.3f} ({low:.3f}…{high:.3f})  @5 {self.at5 / self.n:.3f}  n={self.n}"
 
 
+class Names(NamedTuple):
+    """All names of a style, and the judge's embedding of each: of the mean of four captions that say it."""
+
+    names: list[str]
+    embeddings: torch.Tensor  # (N, D)
+
+
 @torch.no_grad()
-def recall(judge: ClipSystem, pictures: torch.Tensor, asked: list[Row], names: dict[str, list[str]]) -> Recall:
+def names_of(judge: ClipSystem, everything: list[Row]) -> dict[str, Names]:
+    """{style: its names}. Captions are averaged as in Radford et al. 2021, §3.1.4 (prompt ensembling)."""
+    found = {}
+    for style in sorted({row.style for row in everything}):
+        mine = list({row.name: row for row in everything if row.style == style}.values())
+        said = [text for row in mine for text in (row.name, row.name_zh, prompt(row, "en"), prompt(row, "zh"))]
+        embedded = torch.cat([judge.embed_text(said[i : i + 256]) for i in range(0, len(said), 256)])
+        found[style] = Names([row.name for row in mine], F.normalize(embedded.view(len(mine), 4, -1).mean(1), dim=-1))
+    return found
+
+
+@torch.no_grad()
+def recall(judge: ClipSystem, pictures: torch.Tensor, asked: list[Row], names: dict[str, Names]) -> Recall:
     """Nearest names of the row's style, by the judge."""
     at1 = at5 = 0
-    for style, known in names.items():
-        mine = [i for i, row in enumerate(asked) if row.style == style]
-        if mine:
-            nearest = judge.nearest(pictures[mine], known, k=5).tolist()
-            for i, found in zip(mine, nearest, strict=True):
-                at1 += known[found[0]] == asked[i].name
-                at5 += asked[i].name in [known[k] for k in found]
+    embedded = torch.cat([judge.embed_image(part) for part in pictures.split(128)])
+    for row, picture in zip(asked, embedded, strict=True):
+        known = names[row.style]
+        found = [known.names[k] for k in (known.embeddings @ picture).topk(5).indices.tolist()]
+        at1, at5 = at1 + (found[0] == row.name), at5 + (row.name in found)
     return Recall(at1, at5, len(asked))
 
 
@@ -120,12 +138,12 @@ def main(
     clip = phosphene.load(judge)
     known = set(system.vocabulary.names)
     everything = rows(table, system.size, "train") + rows(table, system.size, "val")
-    names = {s: sorted({row.name for row in everything if row.style == s}) for s in {row.style for row in everything}}
+    names = names_of(clip, everything)
     ours = ("noto", "fluent-3d", "fluent-flat", "twemoji")
     train = [row for row in rows(table, system.size, "train", known) if row.style in ours]
     val = [row for row in rows(table, system.size, "val", known) if row.style in ours]
     random.Random(seed).shuffle(train)
-    chance = sum(1 / len(names[row.style]) for row in val) / len(val)
+    chance = sum(1 / len(names[row.style].names) for row in val) / len(val)
     print(f"{len(known)} names known to the model; chance: recall@1 {chance:.4f}, @5 {5 * chance:.4f}")
     for what, asked in (("trained pairs", train[:n]), ("val pairs", val)):
         real = torch.stack([row.picture for row in asked])

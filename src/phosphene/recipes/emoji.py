@@ -141,7 +141,7 @@ def latent(
         block=ScaleShiftResBlock, attend=SpatialTransformer,
     )  # fmt: skip
     denoiser = Denoiser(net, Flow(draws="logit_normal", mean=0.4), "flow")
-    system = Latent(denoiser, ae, text, knobs["size"], guidance=3.0, vocabulary=vocabulary_of(source))
+    system = Latent(denoiser, ae, text, knobs["size"], guidance=2.0, vocabulary=vocabulary_of(source))
     batches = cached(Batches(source, size=knobs["size"], batch=batch or knobs["batch"], seed=seed, drop=drop), system)
     settings = dict(steps=steps or knobs["steps"], lr=lr, seed=seed, sample_every=500)
     return Plan(system, batches, settings, sample=grid_of(PROMPTS), card="# emoji.latent", dtype="bf16")
@@ -162,7 +162,7 @@ def vocabulary_of(source: Emoji) -> Vocabulary:
     known = {r["codepoint"]: r for r in source.rows}
     entries = [
         [r["name_en"], r["name_zh"], *(r.get("keywords_en") or []), *(r.get("keywords_zh") or [])]
-        for r in known.values()
+        for _, r in sorted(known.items())
     ]
     styles = {r["style"] for r in source.rows}
     return Vocabulary(entries, [word for style in WORDS if style in styles for word in WORDS[style]])
