@@ -89,6 +89,15 @@ def test_emoji(runs, table):
     assert phosphene.generate("东西3", seed=1, model=parts / "emoji.latent", steps=2).size == (64, 64)
 
 
+def test_emoji_clip_without_held_rows(tmp_path, table):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    rows = parquet.read_table(table)
+    parquet.write_table(rows.filter([s == "train" for s in rows["split"].to_pylist()]), tmp_path / "train.parquet")
+    data = f"emoji:path={tmp_path / 'train.parquet'}"
+    notes = trained("emoji.clip", tmp_path / "clip", data=data, styles="", steps=1, batch=4, width=32)
+    assert "no rows are held out" in notes[-1] and (tmp_path / "clip" / "model.safetensors").is_file()
+
+
 def _only(data: str) -> str:
     """The made-up table has two of the four styles that the recipe asks for: the spec's own options come first."""
     return f"{data},styles=noto|twemoji"
