@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 STYLES = "noto|fluent-3d|fluent-flat|twemoji"  # OpenMoji is share-alike
 GROUPS = "smileys-emotion|animals-nature|food-drink|activities|travel-places"
 PRESETS: dict[str, dict[str, Any]] = {
-    "cpu": dict(size=64, width=128, deep=160, depth=1, groups=GROUPS, steps=6000, batch=128),
+    "cpu": dict(size=64, width=128, deep=160, depth=1, groups=GROUPS, steps=5000, batch=128),
     "gpu": dict(size=128, width=128, deep=160, depth=1, groups="", steps=30_000, batch=512),
 }
 
@@ -121,7 +121,10 @@ def latent(
 
     phosphene train emoji.latent --data emoji:path=TABLE.parquet
 
-    preset       cpu (64×64 pictures, two hours on two cores) or gpu (128×128)
+    The shipped model is preset cpu with 5,000 steps: 70 minutes on a core of an Intel Xeon with AMX, recall@1 0.78 in
+    English and 0.76 in Chinese (models/emoji.md). Preset gpu has not been trained yet.
+
+    preset       cpu (64×64 pictures) or gpu (128×128)
     groups       Unicode's groups of emoji to learn, joined by |; None is the preset's choice, "" is all
     autoencoder  a bundle of emoji.autoencoder; trained first where none is given
     clip         a bundle of emoji.clip; trained first where none is given
