@@ -21,7 +21,7 @@ COMMANDS = {
     "data": "what a data spec contains, as a contact sheet: phosphene data scenes --out sheet.png",
 }
 EXTRAS = {  # packages that not every command needs, and the extra that brings them
-    **dict.fromkeys(["accelerate", "datasets", "emoji", "matplotlib", "pyarrow", "tensorboard"], "train"),
+    **dict.fromkeys(["accelerate", "datasets", "emoji", "pyarrow", "tensorboard"], "train"),
     **dict.fromkeys(["diffusers", "pytest", "scipy", "transformers"], "test"),
 }
 
