@@ -16,7 +16,7 @@ from phosphene.nets.autoencoder import (
     PatchDiscriminator,
 )
 from phosphene.nets.layers import ScaleShiftResBlock, SpatialTransformer
-from phosphene.nets.transformer import DiT, TextTransformer
+from phosphene.nets.transformer import DiT, TextTransformer, VisionTransformer
 from phosphene.nets.unet import UNet
 from phosphene.systems.autoencoder import AutoencoderSystem
 from phosphene.systems.base import Batch, System
@@ -90,6 +90,10 @@ def clip() -> ClipSystem:
     return ClipSystem(text_encoder(), ConvTower(2 * W, (W, 2 * W)), 2 * W)
 
 
+def clip_vit() -> ClipSystem:
+    return ClipSystem(text_encoder(), VisionTransformer(32, 8, 2 * W, 1, 2), 2 * W, size=32)
+
+
 SYSTEMS = {
     "ddpm": (ddpm, "none"),
     "ddpm_class": (ddpm_class, "label"),
@@ -98,6 +102,7 @@ SYSTEMS = {
     "vae": (vae, "none"),
     "vae_gan": (vae_gan, "none"),
     "clip": (clip, "caption"),
+    "clip_vit": (clip_vit, "caption"),
 }
 GENERATE = ["ddpm", "ddpm_class", "latent", "latent_dit"]
 
