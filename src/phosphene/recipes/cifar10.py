@@ -70,7 +70,7 @@ def clip(
 
     phosphene train cifar10.clip --data "PATH/cifar10.parquet:caption=name_en|name_zh"
 
-    Measured with --steps 800 on 9,000 rows (a JPEG copy of CIFAR-10's test pictures), two virtual cores of an Intel Xeon
+    Measured with --steps 800 on 9,000 rows (a JPEG copy of CIFAR-10's test pictures), two cores of an Intel Xeon
     with AMX, under two minutes: the class of 65.7 % of the other 1,000 by "a photo of a {}"; chance 10 %.
 
     data   pictures whose first caption is the name of their class

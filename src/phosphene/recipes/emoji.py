@@ -73,7 +73,7 @@ def clip(
 
     phosphene train emoji.clip --data emoji:path=TABLE.parquet
 
-    Measured for all five styles, --styles "" --seed 1 --size 48 --steps 1000, 13 minutes on a core of an Intel Xeon with
+    Measured for all five styles, --styles "" --seed 1 --size 48 --steps 1000, 13 minutes on one core of a Xeon with
     AMX: zero-shot on 405 held-out rows, English name 44.4 %, Chinese name 42.2 % (chance 0.3 %), group 28.4 % (11.1 %).
 
     size    side of the pictures that it sees
