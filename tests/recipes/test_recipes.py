@@ -79,7 +79,8 @@ def test_scenes_latent(runs, scenes_autoencoder):
 def test_emoji(runs, table):
     """The three parts of the shipped model, one after the other, from a table."""
     data, parts = f"emoji:path={table}", runs / "emoji"
-    trained("emoji.autoencoder", parts / "emoji.autoencoder", data=_only(data), steps=2, batch=4)
+    notes = trained("emoji.autoencoder", parts / "emoji.autoencoder", data=_only(data), steps=2, batch=4)
+    assert notes[-1].startswith("- PSNR of copies: ") and notes[-1].endswith("dB on 4 held-out pictures")
     notes = trained("emoji.clip", parts / "emoji.clip", data=data, styles="noto|twemoji", steps=2, batch=4, width=32)
     assert [n for n in notes if n.startswith("- zero-shot Chinese name")]
     trained("emoji.latent", parts / "emoji.latent", data=_only(data), groups="activities|food-drink", steps=2, batch=4)

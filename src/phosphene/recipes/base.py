@@ -154,5 +154,5 @@ def source_of(spec: str, **options: Any):
 def check_choice(what: str, value: str, known: dict[str, Any]) -> Any:
     """known[value]; Problem for another value."""
     if value not in known:
-        raise Problem(f"{what}={value!r}: one of {', '.join(known)} was expected")
+        raise unknown(what, value, known)
     return known[value]

@@ -12,6 +12,7 @@ from phosphene.recipes.base import Plan, check_choice, recipe, source_of
 
 if TYPE_CHECKING:
     from phosphene.data.emoji import Emoji
+    from phosphene.systems.autoencoder import AutoencoderSystem
     from phosphene.systems.clip import ClipSystem
     from phosphene.text.vocabulary import Vocabulary
 
@@ -42,7 +43,7 @@ def autoencoder(
     channels     numbers a place of the latent
     adversarial  above 0: with a patch discriminator of this weight (VAE + GAN)
     """
-    from phosphene.recipes.parts import patch_autoencoder, pictures_for
+    from phosphene.recipes.parts import copied, patch_autoencoder, pictures_for, pictures_of
 
     batches = pictures_for(rows(data, styles=STYLES), size, batch, seed)
     system, finish = patch_autoencoder(
@@ -54,7 +55,12 @@ def autoencoder(
         adversarial=adversarial,
     )
     settings = dict(steps=steps, lr=lr, warmup=50, floor=0.02, seed=seed)
-    return Plan(system, batches, settings, finish=finish, card="# emoji.autoencoder")
+    held = held_rows(data, STYLES)
+
+    def report(trained: AutoencoderSystem) -> list[str]:
+        return [] if held is None else [copied(trained, pictures_of(held, size))]
+
+    return Plan(system, batches, settings, finish=finish, report=report, card="# emoji.autoencoder")
 
 
 @recipe()

@@ -13,7 +13,7 @@ from phosphene.data.batches import Batches, Cached, cached
 from phosphene.errors import Problem
 from phosphene.nets.autoencoder import Autoencoder, ConvDecoder, ConvEncoder, PatchCode, PatchDiscriminator
 from phosphene.nets.transformer import TextTransformer
-from phosphene.systems.autoencoder import AutoencoderSystem
+from phosphene.systems.autoencoder import AutoencoderSystem, psnr
 from phosphene.systems.base import System
 from phosphene.systems.clip import ClipSystem
 from phosphene.text.encoders import TextEncoder
@@ -76,6 +76,14 @@ def zero_shot(system: ClipSystem, pictures: Tensor, what: str, names: Sequence[s
     right = sum(classes[k] == name for k, name in zip(nearest, names, strict=True))
     chance = f"chance {1 / len(classes):.1%}"
     return f"- zero-shot {what}: {right / len(names):.1%} of {len(names)} held-out pictures; {chance}"
+
+
+@torch.no_grad()
+def copied(system: AutoencoderSystem, pictures: Tensor) -> str:
+    """How well the autoencoder copies pictures that it has not seen: a line."""
+    it = system.autoencoder
+    copies = torch.cat([it.decode(it.encode(part.to(system.device))).cpu() for part in pictures.split(64)])
+    return f"- PSNR of copies: {psnr(copies, pictures):.1f} dB on {len(pictures)} held-out pictures"
 
 
 def patch_autoencoder(
