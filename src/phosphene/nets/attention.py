@@ -35,6 +35,11 @@ def visible(mask: Tensor | None) -> Tensor | None:
     return None if mask is None else torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, -1e4)[:, None, None]
 
 
+def unseen_future(length: int, device=None) -> Tensor:
+    """The bias of a causal transformer: (1, 1, L, L), −∞ where a token would see a later one."""
+    return torch.full((length, length), -torch.inf, device=device).triu(1)[None, None]
+
+
 class Attention(nn.Module):
     """Multi-head attention of x (B, L, dim) to itself, or to `context` (B, M, context_dim)."""
 

@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..errors import unknown
 from .attention import Attention, visible
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": F.silu,
+    "relu": F.relu,
+    "gelu": F.gelu,
+    "gelu_tanh": functools.partial(F.gelu, approximate="tanh"),
+    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),  # OpenAI's CLIP
+}
+
+
+def activation(name: str) -> Callable[[Tensor], Tensor]:
+    """The function of this name. Raises Problem for one that is not in ACTIVATIONS."""
+    if name not in ACTIVATIONS:
+        raise unknown("activation", name, ACTIVATIONS)
+    return ACTIVATIONS[name]
 
 
 def sinusoidal(time: Tensor, dim: int, longest: float = 1e4) -> Tensor:

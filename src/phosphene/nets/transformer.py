@@ -8,28 +8,29 @@ from torch.nn import functional as F
 
 from ..diffusion.cond import Cond
 from ..parts import part
-from .attention import Attention, visible
-from .layers import TimeEmbedding, zero
+from .attention import Attention, unseen_future, visible
+from .layers import TimeEmbedding, activation, zero
 
 
 class Mlp(nn.Module):
-    """Two linear layers with a GELU between them."""
+    """Two linear layers with a GELU, or another of ACTIVATIONS, between them."""
 
-    def __init__(self, dim: int, expand: int = 4):
+    def __init__(self, dim: int, hidden: int | None = None, act: str = "gelu"):
         super().__init__()
-        self.fc1, self.fc2 = nn.Linear(dim, expand * dim), nn.Linear(expand * dim, dim)
+        hidden = hidden or 4 * dim
+        self.fc1, self.fc2, self.act = nn.Linear(dim, hidden), nn.Linear(hidden, dim), activation(act)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x)))
+        return self.fc2(self.act(self.fc1(x)))
 
 
 class Block(nn.Module):
     """x + attention(norm x), then x + mlp(norm x): the pre-norm block of GPT-2 and CLIP."""
 
-    def __init__(self, dim: int, heads: int):
+    def __init__(self, dim: int, heads: int, hidden: int | None = None, act: str = "gelu"):
         super().__init__()
         self.norm1, self.attn = nn.LayerNorm(dim), Attention(dim, heads, bias=True)
-        self.norm2, self.mlp = nn.LayerNorm(dim), Mlp(dim)
+        self.norm2, self.mlp = nn.LayerNorm(dim), Mlp(dim, hidden, act)
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         x = x + self.attn(self.norm1(x), bias=bias)
@@ -38,21 +39,44 @@ class Block(nn.Module):
 
 @part
 class TextTransformer(nn.Module):
-    """Token ids (B, L) and mask (B, L) → states (B, L, width); every token sees every real token."""
+    """Token ids → states (B, L, width): every token sees every real token, or with `causal` those up to itself (CLIP).
 
-    def __init__(self, vocabulary: int, width: int = 256, layers: int = 4, heads: int = 4, length: int = 64):
+    hidden is the width of the MLPs, 4 · width unless given; act the name of their activation.
+    """
+
+    def __init__(
+        self,
+        vocabulary: int,
+        width: int = 256,
+        layers: int = 4,
+        heads: int = 4,
+        length: int = 64,
+        causal: bool = False,
+        act: str = "gelu",
+        hidden: int | None = None,
+    ):
         super().__init__()
-        self.width, self.length = width, length
+        self.width, self.length, self.causal = width, length, causal
         self.token = nn.Embedding(vocabulary, width)
         self.position = nn.Parameter(0.01 * torch.randn(length, width))
-        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
+        self.blocks = nn.ModuleList(Block(width, heads, hidden, act) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         nn.init.normal_(self.token.weight, std=0.02)
 
-    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-        x = self.token(ids) + self.position[: ids.shape[1]]  # (B, L, D)
+    def forward(
+        self, ids: Tensor, mask: Tensor | None = None, skip: int = 0, words: Tensor | None = None
+    ) -> Tensor:
+        """ids (B, L), mask (B, L) of the real tokens (None: all) → states (B, L, width), after the last norm.
+
+        skip leaves out the last blocks; words (B, L, width) stand in the place of the tokens' embeddings.
+        """
+        x = self.token(ids) if words is None else words
+        x = x + self.position[: x.shape[1]]  # (B, L, D)
         bias = visible(mask)
-        for block in self.blocks:
+        if self.causal:
+            past = unseen_future(x.shape[1], x.device)
+            bias = past if bias is None else past + bias
+        for block in self.blocks[: len(self.blocks) - skip]:
             x = block(x, bias)
         return self.norm(x)
 
