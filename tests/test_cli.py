@@ -111,7 +111,7 @@ def test_generate_says_what_cannot_be(refused, tiny_model, tmp_path):
     assert "did you mean 'dpmpp_2m'" in refused(*line, "--sampler", "dpmpp2m")
     assert "'many', where a whole number was expected" in refused(*line, "--steps", "many")
     assert "did you mean '--steps'" in refused(*line, "--stesp", 3)
-    assert "multiples of 4 pixels" in refused(*line, "--size", 17)
+    assert "multiples of 2 pixels" in refused(*line, "--size", 17)
     assert "size '12y4'" in refused(*line, "--size", "12y4")
     assert "3 prompts and 2 seeds" in refused(*line, "--seed", 1, 2, "--steps", 2, "pizza", "cat")
     assert "n=0" in refused(*line, "-n", 0)

@@ -113,7 +113,7 @@ def test_image_is_concatenated():
 
 def test_says_what_it_lacks():
     with pytest.raises(ValueError, match="divide by 2"):
-        small()(torch.randn(1, 4, 9, 8), torch.ones(1), Cond())
+        small(up=TransposedUpsample)(torch.randn(1, 4, 9, 8), torch.ones(1), Cond())
     with pytest.raises(ValueError, match="vector"):
         small(vector_dim=3)(torch.randn(1, 4, 8, 8), torch.ones(1), Cond())
     with pytest.raises(ValueError, match="tokens"):
@@ -202,3 +202,10 @@ def renamed(state: dict) -> dict:
         else:
             out[key.replace("norm_out", "conv_norm_out")] = value
     return out
+
+
+def test_odd_sizes_come_back_as_they_went():
+    """The way up is told the skip's size, so nothing has to divide, but for a transposed convolution."""
+    net = small()
+    assert net.multiple == 1 and small(up=TransposedUpsample).multiple == 2
+    assert net(torch.randn(1, 4, 9, 7), torch.ones(1), Cond()).shape[-2:] == (9, 7)

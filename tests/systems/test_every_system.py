@@ -117,7 +117,7 @@ def test_guidance_moves_towards_the_prompt(name):
         ({"steps": 0}, "steps"),
         ({"sampler": "dimm"}, "did you mean 'ddim'"),
         ({"spacing": "karas"}, "karras"),
-        ({"size": (30, 33)}, "30x33"),
+        ({"size": (0, 33)}, "0x33"),
         ({"colour": "red"}, "colour"),
         ({"seeds": [1, 2]}, "2 seeds"),
     ],

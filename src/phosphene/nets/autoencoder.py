@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..parts import part
-from .layers import Downsample, ResBlock, Upsample, group_norm, zero
+from .layers import OURS, Conventions, Downsample, ResBlock, Upsample, group_norm, zero
 
 
 class Posterior(NamedTuple):
@@ -27,9 +27,18 @@ class Posterior(NamedTuple):
         return 0.5 * (self.mean.square() + self.logvar.exp() - 1 - self.logvar).mean()
 
 
+def middle(channels: int, block: type, attend: type, how: Conventions) -> list[nn.Module]:
+    """What stands at the smallest size: attention between two residual blocks (Esser et al. 2021)."""
+    made = [block(channels, channels, how=how) for _ in range(2)]
+    return [made[0], attend(channels, how=how), made[1]]
+
+
 @part
 class ConvEncoder(nn.Module):
-    """Pictures (B, in_channels, H, W) → (B, out_channels, H/f, W/f), f = patch · 2^(levels − 1)."""
+    """Pictures (B, in_channels, H, W) → (B, out_channels, H/f, W/f), f = patch · 2^(levels − 1).
+
+    With `attend` there is attention at the smallest size, between two more blocks.
+    """
 
     def __init__(
         self,
@@ -40,29 +49,33 @@ class ConvEncoder(nn.Module):
         in_channels: int = 3,
         block: type = ResBlock,
         down: type = Downsample,
+        attend: type | None = None,
+        how: Conventions | None = None,
     ):
         super().__init__()
+        how = how or OURS
         self.unshuffle = nn.PixelUnshuffle(patch)
         self.conv_in = nn.Conv2d(in_channels * patch**2, channels[0], 3, padding=1)
         self.blocks, c = nn.ModuleList(), channels[0]
         for i, width in enumerate(channels):
             if i:
-                self.blocks.append(down(c))
+                self.blocks.append(down(c, how=how))
             for _ in range(depth):
-                self.blocks.append(block(c, c := width))
-        self.norm = group_norm(c)
+                self.blocks.append(block(c, c := width, how=how))
+        self.blocks.extend(middle(c, block, attend, how) if attend else [])
+        self.norm, self.act = how.norm(c), how.act
         self.conv_out = nn.Conv2d(c, out_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv_in(self.unshuffle(x))
         for block in self.blocks:
             x = block(x)
-        return self.conv_out(F.silu(self.norm(x)))
+        return self.conv_out(self.act(self.norm(x)))
 
 
 @part
 class ConvDecoder(nn.Module):
-    """Latents (B, in_channels, h, w) → pictures (B, out_channels, h·f, w·f): the encoder's mirror."""
+    """Latents (B, in_channels, h, w) → pictures (B, out_channels, h·f, w·f): the encoder's mirror, attention first."""
 
     def __init__(
         self,
@@ -73,17 +86,19 @@ class ConvDecoder(nn.Module):
         out_channels: int = 3,
         block: type = ResBlock,
         up: type = Upsample,
+        attend: type | None = None,
+        how: Conventions | None = None,
     ):
         super().__init__()
-        c = channels[-1]
+        c, how = channels[-1], how or OURS
         self.conv_in = nn.Conv2d(in_channels, c, 3, padding=1)
-        self.blocks = nn.ModuleList()
+        self.blocks = nn.ModuleList(middle(c, block, attend, how) if attend else [])
         for i, width in enumerate(reversed(channels)):
             if i:
-                self.blocks.append(up(c))
+                self.blocks.append(up(c, how=how))
             for _ in range(depth):
-                self.blocks.append(block(c, c := width))
-        self.norm = group_norm(c)
+                self.blocks.append(block(c, c := width, how=how))
+        self.norm, self.act = how.norm(c), how.act
         self.conv_out = nn.Conv2d(c, out_channels * patch**2, 3, padding=1)
         self.shuffle = nn.PixelShuffle(patch)
 
@@ -91,7 +106,7 @@ class ConvDecoder(nn.Module):
         z = self.conv_in(z)
         for block in self.blocks:
             z = block(z)
-        return self.shuffle(self.conv_out(F.silu(self.norm(z))))
+        return self.shuffle(self.conv_out(self.act(self.norm(z))))
 
 
 @part
@@ -129,13 +144,24 @@ class Autoencoder(nn.Module):
     """A KL autoencoder: an encoder to 2·channels numbers a place (mean and logvar) and a decoder.
 
     With a linear `start`, the two learn what it misses, and begin with nothing to add.
-    `shift` and `scale` (channels) make what leaves `encode` unit variance; `measure` sets them.
+    `shift` and `scale` (channels) make what leaves `encode` unit variance; `measure` sets them. `mixed`: the channels go
+    through a 1×1 convolution after the encoder and another before the decoder (Stable Diffusion's autoencoder).
     """
 
-    def __init__(self, encoder: nn.Module, decoder: nn.Module, channels: int, f: int, start: nn.Module | None = None):
+    def __init__(
+        self,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        channels: int,
+        f: int,
+        start: nn.Module | None = None,
+        mixed: bool = False,
+    ):
         super().__init__()
         self.encoder, self.decoder, self.start = encoder, decoder, start
         self.channels, self.f = channels, f
+        self.mix = nn.Conv2d(2 * channels, 2 * channels, 1) if mixed else nn.Identity()
+        self.unmix = nn.Conv2d(channels, channels, 1) if mixed else nn.Identity()
         if start is not None:
             zero(encoder.conv_out), zero(decoder.conv_out)
         nn.init.constant_(encoder.conv_out.bias[channels:], -6.0)  # narrow: the decoder sees z, not its noise
@@ -146,14 +172,14 @@ class Autoencoder(nn.Module):
         """x (B, 3, H, W) in [−1, 1] → the raw posterior, before shift and scale. H and W divide by f."""
         if x.shape[-1] % self.f or x.shape[-2] % self.f:
             raise ValueError(f"height and width must divide by {self.f}, and are {x.shape[-2]}×{x.shape[-1]}")
-        mean, logvar = self.encoder(x).chunk(2, dim=1)
+        mean, logvar = self.mix(self.encoder(x)).chunk(2, dim=1)
         if self.start is not None:
             mean = mean + self.start.encoder(x)
         return Posterior(mean.float(), logvar.float().clamp(-30, 20))
 
     def reconstruct(self, raw: Tensor) -> Tensor:
         """Raw latents → pictures."""
-        x = self.decoder(raw)
+        x = self.decoder(self.unmix(raw))
         return (x if self.start is None else x + self.start.decoder(raw)).float()
 
     def encode(self, x: Tensor, draw: bool = False) -> Tensor:

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import unknown
+from ..parts import part
 from .attention import Attention, visible
+
+
+def quick_gelu(x: Tensor) -> Tensor:
+    """x·sigmoid(1.702·x): OpenAI's CLIP."""
+    return x * torch.sigmoid(1.702 * x)
 
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -19,7 +25,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "gelu": F.gelu,
     "gelu_tanh": functools.partial(F.gelu, approximate="tanh"),
-    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),  # OpenAI's CLIP
+    "quick_gelu": quick_gelu,
 }
 
 
@@ -30,31 +36,74 @@ def activation(name: str) -> Callable[[Tensor], Tensor]:
     return ACTIVATIONS[name]
 
 
-def sinusoidal(time: Tensor, dim: int, longest: float = 1e4) -> Tensor:
+@part
+class Conventions:
+    """What papers and libraries do differently without saying so; a network hands it to all of its layers.
+
+    groups      of GroupNorm; None is 32, fewer where the channels do not divide (see group_norm)
+    eps         of GroupNorm
+    act         the activation, one of ACTIVATIONS
+    sine_first, freq_shift   of the time's sinusoids, as in DDPM's first code: [sin, cos], and half − 1 in the exponent
+    """
+
+    def __init__(
+        self,
+        groups: int | None = None,
+        eps: float = 1e-5,
+        act: str = "silu",
+        sine_first: bool = False,
+        freq_shift: float = 0.0,
+    ):
+        self.groups, self.eps, self.act = groups, eps, activation(act)
+        self.sine_first, self.freq_shift = sine_first, freq_shift
+
+    def norm(self, channels: int, eps: float | None = None) -> nn.GroupNorm:
+        eps = self.eps if eps is None else eps
+        return group_norm(channels, eps) if self.groups is None else nn.GroupNorm(self.groups, channels, eps)
+
+
+OURS = Conventions()
+
+
+def sinusoidal(time: Tensor, dim: int, how: Conventions = OURS, longest: float = 1e4) -> Tensor:
     """[cos(t·f), sin(t·f)] with f_k = longest^(−k/half), Vaswani et al. 2017 §3.5. time (B,) → (B, dim)."""
     half = dim // 2
-    freqs = torch.exp(-math.log(longest) * torch.arange(half, device=time.device, dtype=torch.float32) / half)
-    angles = time.float()[:, None] * freqs
-    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+    powers = torch.arange(half, device=time.device, dtype=torch.float32) / (half - how.freq_shift)
+    angles = time.float()[:, None] * torch.exp(-math.log(longest) * powers)
+    waves = [angles.sin(), angles.cos()] if how.sine_first else [angles.cos(), angles.sin()]
+    return torch.cat(waves, dim=-1)
 
 
 class TimeEmbedding(nn.Module):
     """Sinusoids of the time through two linear layers; a condition's vector (B, vector_dim) is projected and added."""
 
-    def __init__(self, channels: int, dim: int, vector_dim: int | None = None):
+    def __init__(self, channels: int, dim: int, vector_dim: int | None = None, how: Conventions = OURS):
         super().__init__()
-        self.channels = channels
-        self.mlp = nn.Sequential(nn.Linear(channels, dim), nn.SiLU(), nn.Linear(dim, dim))
-        self.vector = None if vector_dim is None else nn.Linear(vector_dim, dim)
+        self.channels, self.how = channels, how
+        self.mlp = nn.Sequential(nn.Linear(channels, dim), nn.Identity(), nn.Linear(dim, dim))
+        self.vector = self.listen(vector_dim, dim)
+
+    def listen(self, vector_dim: int | None, dim: int) -> nn.Module | None:
+        """What brings a vector to the embedding's width; None where none is heard."""
+        return None if vector_dim is None else nn.Linear(vector_dim, dim)
 
     def forward(self, time: Tensor, batch: int, vector: Tensor | None) -> Tensor:
-        emb = self.mlp(sinusoidal(time.reshape(-1), self.channels).to(self.mlp[0].weight.dtype))
-        emb = emb.expand(batch, -1)  # (B, E)
+        waves = sinusoidal(time.reshape(-1), self.channels, self.how).to(self.mlp[0].weight.dtype)
+        emb = self.mlp[2](self.how.act(self.mlp[0](waves))).expand(batch, -1)  # (B, E)
         if self.vector is None:
             return emb
         if vector is None:
             raise ValueError("this network wants a condition with a vector, and the condition has none")
         return emb + self.vector(vector.to(emb.dtype))
+
+
+class AddedTimeEmbedding(TimeEmbedding):
+    """The condition's vector is of the embedding's width and added as it is: its encoder made it so (ADM, unCLIP)."""
+
+    def listen(self, vector_dim: int | None, dim: int) -> nn.Module | None:
+        if vector_dim not in (None, dim):
+            raise ValueError(f"a vector of {vector_dim} cannot be added to an embedding of {dim}")
+        return None if vector_dim is None else nn.Identity()
 
 
 def group_norm(channels: int, eps: float = 1e-5) -> nn.GroupNorm:
@@ -93,25 +142,36 @@ class ResBlock(nn.Module):
 
     scales = 1  # how many numbers a channel gets from the time embedding
 
-    def __init__(self, in_channels: int, out_channels: int, emb_dim: int | None = None, dropout: float = 0.0):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        emb_dim: int | None = None,
+        dropout: float = 0.0,
+        how: Conventions = OURS,
+    ):
         super().__init__()
-        self.norm1 = group_norm(in_channels)
+        self.act = how.act
+        self.norm1 = how.norm(in_channels)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         self.emb = None if emb_dim is None else nn.Linear(emb_dim, self.scales * out_channels)
-        self.norm2 = group_norm(out_channels)
+        self.norm2 = how.norm(out_channels)
         self.dropout = Dropout(dropout)
         self.conv2 = zero(nn.Conv2d(out_channels, out_channels, 3, padding=1))
         same = in_channels == out_channels
         self.shortcut = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1)
 
-    def forward(self, x: Tensor, emb: Tensor | None = None) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)))
-        h = self.norm2(h) if emb is None else self.told(h, self.emb(F.silu(emb))[..., None, None])
-        h = self.conv2(self.dropout(F.silu(h)))
-        return self.shortcut(x) + h
+    def forward(self, x: Tensor, emb: Tensor | None = None, size: Sequence[int] | None = None) -> Tensor:
+        h = self.conv1(self.resized(self.act(self.norm1(x)), size))
+        h = self.norm2(h) if emb is None else self.told(h, self.emb(self.act(emb))[..., None, None])
+        h = self.conv2(self.dropout(self.act(h)))
+        return self.shortcut(self.resized(x, size)) + h
 
     def told(self, h: Tensor, emb: Tensor) -> Tensor:
         return self.norm2(h + emb)
+
+    def resized(self, x: Tensor, size: Sequence[int] | None) -> Tensor:
+        return x
 
 
 class ScaleShiftResBlock(ResBlock):
@@ -124,49 +184,97 @@ class ScaleShiftResBlock(ResBlock):
         return torch.addcmul(shift, self.norm2(h), 1 + scale)
 
 
+# Ways down and up: made with (channels, emb_dim, dropout, how), called with (x, emb) and (x, emb, size of the skip).
+
+
 class Downsample(nn.Module):
     """Half the size by a strided convolution: o = ⌊(i − k + 2p)/s⌋ + 1 with k = 3, p = 1, s = 2."""
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, emb_dim: int | None = None, dropout: float = 0.0, how: Conventions = OURS):
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, emb: Tensor | None = None) -> Tensor:
         return self.conv(x)
+
+
+class CornerDownsample(Downsample):
+    """The same, padded on the right and below only, where TensorFlow's "same" puts it (DDPM, and the autoencoders)."""
+
+    def __init__(self, channels: int, emb_dim: int | None = None, dropout: float = 0.0, how: Conventions = OURS):
+        super().__init__(channels)
+        self.conv.padding = (0, 0)
+
+    def forward(self, x: Tensor, emb: Tensor | None = None) -> Tensor:
+        return self.conv(F.pad(x, (0, 1, 0, 1)))
 
 
 class Upsample(nn.Module):
     """Twice the size: the nearest pixel, then a convolution (no checkerboard, Odena et al. 2016)."""
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, emb_dim: int | None = None, dropout: float = 0.0, how: Conventions = OURS):
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
+    def forward(self, x: Tensor, emb: Tensor | None = None, size: Sequence[int] | None = None) -> Tensor:
+        return self.conv(nearest(x, size))
 
 
 class TransposedUpsample(nn.Module):
     """Twice the size by a transposed convolution: i = (o − 1)·s + k − 2p with k = 4, p = 1, s = 2."""
 
-    def __init__(self, channels: int):
+    fits = False  # only twice the size, whatever the skip's is
+
+    def __init__(self, channels: int, emb_dim: int | None = None, dropout: float = 0.0, how: Conventions = OURS):
         super().__init__()
         self.conv = nn.ConvTranspose2d(channels, channels, 4, stride=2, padding=1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, emb: Tensor | None = None, size: Sequence[int] | None = None) -> Tensor:
         return self.conv(x)
+
+
+def nearest(x: Tensor, size: Sequence[int] | None = None) -> Tensor:
+    """x at twice its size, or at `size` (height, width), by the nearest pixel."""
+    return F.interpolate(x, size=tuple(size) if size else (2 * x.shape[-2], 2 * x.shape[-1]), mode="nearest")
+
+
+class ResDownsample(ScaleShiftResBlock):
+    """The way down inside a residual block, by the mean of 2×2 pixels (Dhariwal & Nichol 2021, as in BigGAN)."""
+
+    def __init__(self, channels: int, emb_dim: int | None = None, dropout: float = 0.0, how: Conventions = OURS):
+        super().__init__(channels, channels, emb_dim, dropout, how)
+
+    def resized(self, x: Tensor, size: Sequence[int] | None) -> Tensor:
+        return F.avg_pool2d(x, 2)
+
+
+class ResUpsample(ScaleShiftResBlock):
+    """The way up inside a residual block, by the nearest pixel (Dhariwal & Nichol 2021, as in BigGAN)."""
+
+    def __init__(self, channels: int, emb_dim: int | None = None, dropout: float = 0.0, how: Conventions = OURS):
+        super().__init__(channels, channels, emb_dim, dropout, how)
+
+    def resized(self, x: Tensor, size: Sequence[int] | None) -> Tensor:
+        return nearest(x, size)
 
 
 class SelfAttention2d(nn.Module):
     """Attention over pixels as tokens, with a residual connection (Ho et al. 2020, at 16×16)."""
 
-    def __init__(self, channels: int, head_dim: int | None = None, context_dim: int | None = None, layers: int = 1):
+    def __init__(
+        self,
+        channels: int,
+        head_dim: int | None = None,
+        context_dim: int | None = None,
+        layers: int = 1,
+        how: Conventions = OURS,
+    ):
         super().__init__()
-        self.norm = group_norm(channels)
+        self.norm = how.norm(channels)
         self.attn = Attention(channels, heads_of(channels, head_dim), bias=True)
         zero(self.attn.to_out)
 
-    def forward(self, x: Tensor, cond) -> Tensor:
+    def forward(self, x: Tensor, cond=None) -> Tensor:
         h = self.norm(x).flatten(2).transpose(1, 2)  # (B, HW, C)
         return x + self.attn(h).transpose(1, 2).unflatten(2, x.shape[2:])
 
@@ -206,11 +314,18 @@ class SpatialTransformer(nn.Module):
     pixels and added to the scores of the tokens.
     """
 
-    def __init__(self, channels: int, head_dim: int | None, context_dim: int | None, layers: int = 1):
+    def __init__(
+        self,
+        channels: int,
+        head_dim: int | None,
+        context_dim: int | None,
+        layers: int = 1,
+        how: Conventions = OURS,
+    ):
         super().__init__()
         if context_dim is None:
             raise ValueError("a SpatialTransformer attends to tokens: give context_dim, their width")
-        self.norm = group_norm(channels, eps=1e-6)
+        self.norm = how.norm(channels, eps=1e-6)
         self.proj_in = nn.Linear(channels, channels)
         heads = heads_of(channels, head_dim)
         self.layers = nn.ModuleList(CrossBlock(channels, heads, context_dim) for _ in range(layers))

@@ -63,9 +63,7 @@ class TextTransformer(nn.Module):
         self.norm = nn.LayerNorm(width)
         nn.init.normal_(self.token.weight, std=0.02)
 
-    def forward(
-        self, ids: Tensor, mask: Tensor | None = None, skip: int = 0, words: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, ids: Tensor, mask: Tensor | None = None, skip: int = 0, words: Tensor | None = None) -> Tensor:
         """ids (B, L), mask (B, L) of the real tokens (None: all) → states (B, L, width), after the last norm.
 
         skip leaves out the last blocks; words (B, L, width) stand in the place of the tokens' embeddings.

@@ -10,11 +10,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..diffusion.cond import Cond
 from ..parts import part
-from .layers import Downsample, ResBlock, SelfAttention2d, TimeEmbedding, Upsample, group_norm, zero
+from .layers import OURS, Conventions, Downsample, ResBlock, SelfAttention2d, TimeEmbedding, Upsample, zero
 
 
 class Level(nn.Module):
@@ -38,12 +37,13 @@ class UNet(nn.Module):
     channels      one entry a level, from the full size down
     depth         residual blocks a level (a number, or one a level); the decoder has one more
     attention     attention layers behind each block, one number a level; 0 is none. The middle has max(1, the last)
-    head_dim      channels a head; None is one head
+    head_dim      channels a head, one number or one a level; None is one head
     context_dim   width of the condition's tokens; vector_dim: width of its vector. None: not listened to
     emb_dim       width of the time embedding; None is 4 · channels[0]
-    block, attend, down, up   the classes to build with
+    block, attend, down, up, time   the classes to build with; attend may be one a level
+    how           Conventions: groups and eps of the norms, the activation
 
-    forward(x (B, C, H, W), time (B,) or 0-d, cond) → (B, out_channels, H, W); H and W divide by 2^(levels − 1).
+    forward(x (B, C, H, W), time (B,) or 0-d, cond) → (B, out_channels, H, W), of any H and W that divide by `multiple`.
     """
 
     def __init__(
@@ -53,53 +53,52 @@ class UNet(nn.Module):
         channels: Sequence[int] = (64, 128, 256),
         depth: int | Sequence[int] = 2,
         attention: Sequence[int] | None = None,
-        head_dim: int | None = None,
+        head_dim: int | Sequence[int | None] | None = None,
         context_dim: int | None = None,
         vector_dim: int | None = None,
         emb_dim: int | None = None,
         dropout: float = 0.0,
         block: type = ResBlock,
-        attend: type = SelfAttention2d,
+        attend: type | Sequence[type] = SelfAttention2d,
         down: type = Downsample,
         up: type = Upsample,
+        time: type = TimeEmbedding,
+        how: Conventions | None = None,
     ):
         super().__init__()
-        n = len(channels)
-        depth = [depth] * n if isinstance(depth, int) else list(depth)
-        attention = [0] * n if attention is None else list(attention)
-        if not len(depth) == len(attention) == n:
-            raise ValueError(
-                f"{n} levels want {n} entries in depth and attention, not {len(depth)} and {len(attention)}"
-            )
+        n, how = len(channels), how or OURS
+        depth, attention = _each("depth", depth, n), _each("attention", attention or 0, n)
+        head_dim, attend = _each("head_dim", head_dim, n), _each("attend", attend, n)
         emb_dim = emb_dim or 4 * channels[0]
-        self.time = TimeEmbedding(channels[0], emb_dim, vector_dim)
+        self.time = time(channels[0], emb_dim, vector_dim, how)
         self.conv_in = nn.Conv2d(in_channels, channels[0], 3, padding=1)
+        told = emb_dim, dropout, how
 
-        def level(c_in: int, c_out: int, layers: int) -> Level:
-            attends = attend(c_out, head_dim, context_dim, layers) if layers else None
-            return Level(block(c_in, c_out, emb_dim, dropout), attends)
+        def level(c_in: int, i: int, layers: int) -> Level:
+            c_out = channels[i]
+            attends = attend[i](c_out, head_dim[i], context_dim, layers, how) if layers else None
+            return Level(block(c_in, c_out, *told), attends)
 
         self.encoder, self.downs = nn.ModuleList(), nn.ModuleList()
         skips, c = [channels[0]], channels[0]  # the channels of every skip connection, in order
         for i in range(n):
             self.encoder.append(nn.ModuleList())
             for _ in range(depth[i]):
-                self.encoder[i].append(level(c, channels[i], attention[i]))
+                self.encoder[i].append(level(c, i, attention[i]))
                 skips.append(c := channels[i])
             if i < n - 1:
-                self.downs.append(down(c))
+                self.downs.append(down(c, *told))
                 skips.append(c)
-        layers = max(1, attention[-1])
-        self.middle = nn.ModuleList([level(c, c, layers), level(c, c, 0)])
+        self.middle = nn.ModuleList([level(c, n - 1, max(1, attention[-1])), level(c, n - 1, 0)])
         self.decoder, self.ups = nn.ModuleList(), nn.ModuleList()
         for i in reversed(range(n)):
             self.decoder.append(nn.ModuleList())
             for _ in range(depth[i] + 1):
-                self.decoder[-1].append(level(c + skips.pop(), channels[i], attention[i]))
+                self.decoder[-1].append(level(c + skips.pop(), i, attention[i]))
                 c = channels[i]
             if i > 0:
-                self.ups.append(up(c))
-        self.norm_out = group_norm(c)
+                self.ups.append(up(c, *told))
+        self.norm_out, self.act = how.norm(c), how.act
         self.conv_out = zero(nn.Conv2d(c, out_channels, 3, padding=1))
 
     @property
@@ -109,8 +108,8 @@ class UNet(nn.Module):
 
     @property
     def multiple(self) -> int:
-        """What height and width must divide by."""
-        return 2 ** len(self.downs)
+        """What height and width must divide by: nothing, where the ways up are told the size of the skips."""
+        return 1 if all(getattr(up, "fits", True) for up in self.ups) else 2 ** len(self.downs)
 
     def forward(self, x: Tensor, time: Tensor, cond: Cond) -> Tensor:
         if x.shape[-1] % self.multiple or x.shape[-2] % self.multiple:
@@ -123,7 +122,7 @@ class UNet(nn.Module):
                 x = block(x, emb, cond)
                 skips.append(x)
             if i < len(self.downs):
-                x = self.downs[i](x)
+                x = self.downs[i](x, emb)
                 skips.append(x)
         for block in self.middle:
             x = block(x, emb, cond)
@@ -131,5 +130,13 @@ class UNet(nn.Module):
             for block in blocks:
                 x = block(torch.cat([x, skips.pop()], dim=1), emb, cond)
             if i < len(self.ups):
-                x = self.ups[i](x)
-        return self.conv_out(F.silu(self.norm_out(x)))
+                x = self.ups[i](x, emb, skips[-1].shape[-2:])
+        return self.conv_out(self.act(self.norm_out(x)))
+
+
+def _each(name: str, value, n: int) -> list:
+    """One value for each of n levels: a sequence as it is, anything else n times."""
+    values = list(value) if isinstance(value, Sequence) else [value] * n
+    if len(values) != n:
+        raise ValueError(f"{n} levels want {n} entries in {name}, not {len(values)}")
+    return values

@@ -38,8 +38,8 @@ _KINDS = {
     "diffusion.denoiser": "Denoiser MinSnr P2 Snr",
     "diffusion.schedule": "Cosine Flow Karras Linear ScaledLinear Sigmoid Table",
     "nets.autoencoder": "Autoencoder ConvDecoder ConvEncoder ConvTower PatchCode PatchDiscriminator",
-    "nets.layers": "ResBlock ScaleShiftResBlock SelfAttention2d SpatialTransformer "
-    "Downsample TransposedUpsample Upsample",
+    "nets.layers": "Conventions AddedTimeEmbedding TimeEmbedding ResBlock ScaleShiftResBlock "
+    "SelfAttention2d SpatialTransformer CornerDownsample Downsample ResDownsample ResUpsample TransposedUpsample Upsample",
     "nets.transformer": "DiT TextTransformer VisionTransformer",
     "nets.unet": "UNet",
     "systems.autoencoder": "AutoencoderSystem",
