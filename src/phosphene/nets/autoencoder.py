@@ -144,8 +144,8 @@ class Autoencoder(nn.Module):
     """A KL autoencoder: an encoder to 2·channels numbers a place (mean and logvar) and a decoder.
 
     With a linear `start`, the two learn what it misses, and begin with nothing to add.
-    `shift` and `scale` (channels) make what leaves `encode` unit variance; `measure` sets them. `mixed`: the channels go
-    through a 1×1 convolution after the encoder and another before the decoder (Stable Diffusion's autoencoder).
+    `shift` and `scale` (channels) make what leaves `encode` unit variance; `measure` sets them. `mixed`: the channels
+    go through a 1×1 convolution after the encoder and another before the decoder (Stable Diffusion's autoencoder).
     """
 
     def __init__(
