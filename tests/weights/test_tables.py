@@ -28,7 +28,7 @@ def test_what_is_written_is_read(heads, ones):
 
 
 def test_the_order_of_packed_rows():
-    """With heads, [q|k|v] lies inside each head (guided-diffusion's legacy order); without, the heads inside q, k, v."""
+    """With heads, [q|k|v] lies inside each head (guided-diffusion); without, the heads lie inside q, k and v."""
     rows = torch.arange(12.0)
     assert [t.tolist() for t in Packed().read(rows, [(4,)] * 3)] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
     assert [t.tolist() for t in Packed(2).read(rows, [(4,)] * 3)] == [[0, 1, 6, 7], [2, 3, 8, 9], [4, 5, 10, 11]]
