@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Generator
 
-import torch
 from torch import Tensor
 
 from ..errors import Problem
+from .noise import Between, between
 from .samplers import Step
 from .schedule import Schedule
+
+__all__ = ["Between", "between", "from_picture", "inverted", "keep"]
 
 
 def from_picture(x0: Tensor, strength: float, times: Tensor, schedule: Schedule, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -58,13 +60,3 @@ def inverted(times: Tensor) -> Tensor:
     if len(times) < 2:
         raise Problem("inversion wants a run of at least two steps")
     return times
-
-
-def between(a: Tensor, b: Tensor, share: Tensor | float) -> Tensor:
-    """Noise between two noises, each row along its great circle: a at 0, b at 1, of unit variance all the way."""
-    cos = torch.nn.functional.cosine_similarity(a.flatten(1), b.flatten(1)).clamp(-1, 1)
-    angle = cos.acos().view(-1, *[1] * (a.ndim - 1))
-    straight = angle.sin() < 1e-4
-    safe = torch.where(straight, 1.0, angle.sin())
-    round_ = (((1 - share) * angle).sin() * a + (share * angle).sin() * b) / safe
-    return torch.where(straight, (1 - share) * a + share * b, round_)

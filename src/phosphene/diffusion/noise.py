@@ -8,11 +8,44 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..errors import Problem
+
+
+class Between(NamedTuple):
+    """A place on the way from a to b, which are two seeds or two prompts: share 0 is a, 1 is b."""
+
+    a: Any
+    b: Any
+    share: float = 0.5
+
+
+def between(a: Tensor, b: Tensor, share: Tensor | float) -> Tensor:
+    """Noise between two noises, each row along its great circle: a at 0, b at 1, of unit variance all the way.
+
+    share  a number, or one a row, broadcastable to a
+    """
+    cos = torch.nn.functional.cosine_similarity(a.flatten(1), b.flatten(1)).clamp(-1, 1)
+    angle = cos.acos().view(-1, *[1] * (a.ndim - 1))
+    share = torch.as_tensor(share, dtype=a.dtype, device=a.device)
+    straight = angle.sin() < 1e-4
+    safe = torch.where(straight, 1.0, angle.sin())
+    round_ = (((1 - share) * angle).sin() * a + (share * angle).sin() * b) / safe
+    on_the_way = torch.where(straight, (1 - share) * a + share * b, round_)
+    return torch.where(share == 0, a, torch.where(share == 1, b, on_the_way))
+
+
+def path(shape: Sequence[int], seeds: Sequence[int | Between], stage: str = "", device: object = "cpu"):
+    """The plain paths of these seeds; where a seed is a Between, the path on the way between those of its two."""
+    if not any(isinstance(seed, Between) for seed in seeds):
+        return Plain(shape, seeds, stage, device)
+    places = [seed if isinstance(seed, Between) else Between(seed, seed, 0.0) for seed in seeds]
+    ends = (Plain(shape, [place[end] for place in places], stage, device) for end in (0, 1))
+    return Walk(*ends, [place.share for place in places])
 
 
 class Plain:
@@ -25,12 +58,12 @@ class Plain:
 
     def __init__(self, shape: Sequence[int], seeds: Sequence[int], stage: str = "", device: object = "cpu"):
         self.shape, self.device = tuple(shape), device
-        self.first = [_generator(seed, stage, "start") for seed in seeds]
+        self.seeds, self.stage = list(seeds), stage
         self.path = [_generator(seed, stage, "path") for seed in seeds]
 
-    def start(self) -> Tensor:
-        """The unit noise a run starts from (B, …); independent of all increments."""
-        return self._draw(self.first)
+    def start(self, purpose: str = "start") -> Tensor:
+        """The unit noise a run starts from (B, …), independent of all increments; by another name another draw."""
+        return self._draw([_generator(seed, self.stage, purpose) for seed in self.seeds])
 
     def __call__(self, t: Tensor, s: Tensor) -> Tensor:
         return self._draw(self.path)
@@ -49,7 +82,7 @@ class Tree(Plain):
         self, shape: Sequence[int], seeds: Sequence[int], stage: str = "", device: object = "cpu", depth: int = 20
     ):
         super().__init__(shape, seeds, stage, device)
-        self.seeds, self.stage, self.depth = list(seeds), stage, depth
+        self.depth = depth
         self.middles: dict[int, Tensor] = {}
 
     def __call__(self, t: Tensor, s: Tensor) -> Tensor:
@@ -78,16 +111,36 @@ class Tree(Plain):
         return super()._draw([_generator(seed, self.stage, f"tree {self.depth} {place}") for seed in self.seeds]).cpu()
 
 
+class Walk:
+    """A path between two paths, each row at its own share of the way: of unit variance, as both are."""
+
+    def __init__(self, a: Plain, b: Plain, shares: Sequence[float]):
+        for share in shares:
+            if not 0 <= share <= 1:
+                raise Problem(f"share {share}: a place between two seeds is from 0, the first, to 1, the second")
+        self.a, self.b, self.share = a, b, torch.tensor(shares).view(-1, *[1] * len(a.shape))
+
+    def start(self, purpose: str = "start") -> Tensor:
+        return between(self.a.start(purpose), self.b.start(purpose), self.share)
+
+    def __call__(self, t: Tensor, s: Tensor) -> Tensor:
+        return between(self.a(t, s), self.b(t, s), self.share)
+
+
 class Recorded:
-    """Increments written down before: arrays (B, …) given out in order. Raises Problem when they run out."""
+    """Increments written down before: arrays (B, …) given out in order. Raises Problem when they run out.
 
-    def __init__(self, arrays: Sequence[Tensor], first: Tensor | None = None):
-        self.arrays, self.first, self.used = [torch.as_tensor(a) for a in arrays], first, 0
+    first  what `start` gives: an array, or {purpose: array}
+    """
 
-    def start(self) -> Tensor:
-        if self.first is None:
-            raise Problem("this recording has no first noise; give it as `first`")
-        return torch.as_tensor(self.first)
+    def __init__(self, arrays: Sequence[Tensor], first: Tensor | dict[str, Tensor] | None = None):
+        self.arrays, self.used = [torch.as_tensor(a) for a in arrays], 0
+        self.first = first if isinstance(first, dict) else {} if first is None else {"start": first}
+
+    def start(self, purpose: str = "start") -> Tensor:
+        if purpose not in self.first:
+            raise Problem(f"this recording has no noise for {purpose!r}; give it as `first`")
+        return torch.as_tensor(self.first[purpose])
 
     def __call__(self, t: Tensor, s: Tensor) -> Tensor:
         if self.used == len(self.arrays):

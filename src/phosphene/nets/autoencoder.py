@@ -19,8 +19,9 @@ class Posterior(NamedTuple):
     mean: Tensor
     logvar: Tensor
 
-    def draw(self) -> Tensor:
-        return self.mean + (0.5 * self.logvar).exp() * torch.randn_like(self.mean)
+    def draw(self, z: Tensor | None = None) -> Tensor:
+        """mean + σ·z; z is unit noise like it, from torch's own generator where none is given."""
+        return self.mean + (0.5 * self.logvar).exp() * (torch.randn_like(self.mean) if z is None else z)
 
     def kl(self) -> Tensor:
         """KL(q ‖ N(0, I)) in nats, the mean over all numbers of the latent: 0-d."""
@@ -182,10 +183,13 @@ class Autoencoder(nn.Module):
         x = self.decoder(self.unmix(raw))
         return (x if self.start is None else x + self.start.decoder(raw)).float()
 
-    def encode(self, x: Tensor, draw: bool = False) -> Tensor:
-        """Pictures (B, 3, H, W) → latents (B, channels, H/f, W/f) of unit variance: the mean, or a draw."""
-        posterior = self.posterior(x)
-        raw = posterior.draw() if draw else posterior.mean
+    def encode(self, x: Tensor, draw: bool | Tensor = False) -> Tensor:
+        """Pictures (B, 3, H, W) → latents (B, channels, H/f, W/f) of unit variance: the mean, or a draw.
+
+        draw  True, or the unit noise, like the latents, to draw with
+        """
+        posterior, z = self.posterior(x), draw if isinstance(draw, Tensor) else None
+        raw = posterior.mean if draw is False else posterior.draw(z)
         return (raw - self._column(self.shift)) * self._column(self.scale)
 
     def decode(self, z: Tensor) -> Tensor:

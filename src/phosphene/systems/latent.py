@@ -33,8 +33,11 @@ class Latent(Ddpm):
         steps: int = 25,
         guidance: float = 3.0,
         vocabulary: Vocabulary | None = None,
+        offset: int = 0,
+        end: float = 0.0,
     ):
-        super().__init__(denoiser, encoder, size, autoencoder.channels, sampler, spacing, steps, guidance)
+        channels = autoencoder.channels
+        super().__init__(denoiser, encoder, size, channels, sampler, spacing, steps, guidance, offset, end)
         self.autoencoder, self.vocabulary = frozen(autoencoder), vocabulary
         self.factor = autoencoder.f
 
@@ -47,6 +50,10 @@ class Latent(Ddpm):
     def knows(self, prompt: str) -> tuple[bool, str]:
         """Whether the vocabulary covers a prompt, and the entry nearest to it; (True, "") without a vocabulary."""
         return (True, "") if self.vocabulary is None else self.vocabulary(prompt)
+
+    def encode(self, pictures: Tensor, z: Tensor | None = None) -> Tensor:
+        """Pictures → latents: the posterior's mean, or with z its draw mean + σ·z."""
+        return self.autoencoder.encode(pictures, draw=False if z is None else z)
 
     def decode(self, x: Tensor) -> Tensor:
         return self.autoencoder.decode(x).clamp(-1, 1)
