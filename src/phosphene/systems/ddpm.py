@@ -112,7 +112,7 @@ class Ddpm(System):
             raise Problem(f"{len(prompts)} prompts, {len(seeds)} seeds: as many of one as of the other, at least one")
         if image is None and (mask is not None or invert is not None or strength != 1):
             raise Problem("mask, strength and invert are of a picture: give it as image")
-        if hires < 1 or hires > 1 and mask is not None:
+        if hires < 1 or (hires > 1 and mask is not None):
             raise Problem(f"hires={hires}: a factor of at least 1, and none together with a mask")
         source = None if image is None else Source(image, mask, strength, invert, draw)
         preview = None
@@ -193,7 +193,7 @@ class Ddpm(System):
         return denoise if self.bound is None else clamp(denoise, self.bound)
 
     def _beside(self, source: Source | None, noise, n: int, size: tuple[int, int]) -> Cond:
-        """What an inpainting network is shown beside x: the mask and the rest of the picture (Rombach et al. 2022, §4.5).
+        """What an inpainting network is shown beside x: mask, rest of the picture (Rombach et al. 2022, §4.5).
 
         In this order; without a picture all is to be redrawn. Nothing for a network that takes x alone.
         """
