@@ -45,6 +45,10 @@ class Cond:
         """A Cond of one row repeated for n; a Cond of n rows as it is."""
         return self if len(self) in (0, n) else self.map(lambda v: v.expand(n, *v.shape[1:]))
 
+    def merged(self, other: Cond) -> Cond:
+        """What either says; a field that both have is the other's."""
+        return replace(self, **other._given())
+
     @staticmethod
     def cat(conds: Sequence[Cond]) -> Cond:
         """One batch after the other. Tokens are padded to the longest, and the mask completed.

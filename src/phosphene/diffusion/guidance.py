@@ -19,7 +19,7 @@ from .schedule import Schedule, onto
 
 def classifier_free(
     denoiser: Denoiser,
-    conds: Sequence[tuple[Cond, float]],
+    conds: Sequence[tuple[Cond, float | Tensor]],
     null: Cond,
     *,
     interval: tuple[float, float] | None = None,
@@ -27,7 +27,8 @@ def classifier_free(
 ) -> Denoise:
     """x0 = x0_∅ + Σ g·(x0_c − x0_∅): the same as ε̄ = ε_∅ + g·(ε_c − ε_∅) (Ho & Salimans 2022, whose w is g − 1).
 
-    conds     (cond, g) for each condition, of B rows or of one: several are composed (Liu et al. 2022)
+    conds     (cond, g) for each condition, of B rows or of one: several are composed (Liu et al. 2022); g is a number,
+              or a tensor (B,) where the rows have weights of their own
     null      the condition that says nothing (or the negative prompt), of B rows or of one
     interval  (low, high) in t outside of which guidance is off, g = 1 (Kynkäänniemi et al. 2024); of several conditions
               the weighted mean is taken there
@@ -41,20 +42,25 @@ def classifier_free(
         raise Problem(f"rescale={rescale}: a share from 0 (off) to 1")
     if interval is not None and not interval[0] <= interval[1]:
         raise Problem(f"interval={interval}: two times, the lower first")
-    given, weights = [c for c, _ in conds], [float(g) for _, g in conds]
+    given = [c for c, _ in conds]
+    on = torch.stack(torch.broadcast_tensors(*(_double(g) for _, g in conds)))  # (conditions,) or (conditions, B)
+    mean = torch.where(on.sum(0) == 0, on, on / on.sum(0))
 
     def denoise(x: Tensor, t: Tensor) -> Denoised:
-        off = interval is not None and not interval[0] <= float(t) <= interval[1]
-        guided = [g / sum(weights) for g in weights] if off and sum(weights) else weights
-        rest = 1 - sum(guided)  # the weight of x0_∅
-        parts = [p for p in zip([*given, null], [*guided, rest]) if p[1] != 0]
+        guided = on if interval is None or interval[0] <= float(t) <= interval[1] else mean
+        rest = 1 - guided.sum(0)  # the weight of x0_∅
+        parts = [p for p in zip([*given, null], [*guided, rest]) if p[1].any()]
         guesses, spread = _batched(denoiser, x, t, [c for c, _ in parts])
-        x0 = sum(g * guess for guess, (_, g) in zip(guesses, parts))
+        x0 = sum(onto(g, x) * guess for guess, (_, g) in zip(guesses, parts))
         if rescale and len(parts) > 1:
             x0 = _rescaled(denoiser, x, t, x0, guesses[0], rescale)
         return Denoised(x0, spread)
 
     return denoise
+
+
+def _double(weight: float | Tensor) -> Tensor:
+    return torch.as_tensor(weight, dtype=torch.float64, device="cpu")
 
 
 def _batched(denoiser: Denoiser, x: Tensor, t: Tensor, conds: list[Cond]) -> tuple[list[Tensor], Tensor | None]:

@@ -7,7 +7,6 @@ starting from a picture (SDEdit), redrawing a part of it, inversion, a second pa
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -16,15 +15,15 @@ from torch.nn import functional as F
 from ..diffusion.cond import Cond
 from ..diffusion.denoiser import Denoise, Denoiser
 from ..diffusion.editing import from_picture, inverted, keep
-from ..diffusion.guidance import clamp, classifier_free
+from ..diffusion.guidance import clamp
 from ..diffusion.noise import Between, path
 from ..diffusion.samplers import ddim, sample, start
 from ..errors import Problem
 from ..parts import part
-from ..text.between import mixing
 from ..text.encoders import NoEncoder
 from .base import Batch, Loss, Preview, Prompt, System
 from .source import Source
+from .words import guided
 
 
 @part
@@ -140,6 +139,8 @@ class Ddpm(System):
         negative: Sequence[Prompt] | None = None,
         rescale: float = 0.0,
         interval: tuple[float, float] | None = None,
+        grammar: str = "webui",
+        clip_skip: int | None = None,
         **options,
     ) -> Iterator[Preview]:
         """One run of a sampler.
@@ -149,6 +150,7 @@ class Ddpm(System):
         noise     a noise path (diffusion/noise.py) in the place of the seeds'
         negative  prompts to move away from, one a picture, in the place of the null prompt
         rescale, interval   of classifier-free guidance (diffusion/guidance.py)
+        grammar, clip_skip  of the prompts (systems/words.py)
         """
         n, schedule = len(prompts), self.denoiser.schedule
         sampler = sampler or ("ddim" if source and source.invert is not None else self.sampler)
@@ -157,14 +159,15 @@ class Ddpm(System):
         noise = noise or path((self.channels, *size), seeds, stage, self.device)
         z = noise.start().to(self.device)
         also = self._beside(source, noise, n, size)
+        words = {"also": also, "grammar": grammar, "clip_skip": clip_skip}
         x, known = start(z, times[0], schedule), None
         if source is not None:
             known = self._encoded(source.picture, n, noise if source.draw else None, "picture")
             noisy, times = from_picture(known, source.strength, times, schedule, z)
             x = x if source.anew else noisy
         if source is not None and source.invert is not None:
-            x = yield from self._inversion(known, times, source, also)
-        how = {"also": also, "rescale": rescale, "interval": interval}
+            x = yield from self._inversion(known, times, source, **words)
+        how = {"rescale": rescale, "interval": interval, **words}
         denoise = self._guided(prompts, negative, self.guidance if guidance is None else guidance, times, **how)
         going = sample(sampler, denoise, x, times, schedule, noise=noise, **options)
         if source is not None and source.mask is not None and also.image is None:
@@ -174,22 +177,16 @@ class Ddpm(System):
             x = step.x if step.index == last else step.x0
             yield Preview(stage, step.index, last + 1, self._picture(x, source))
 
-    def _inversion(self, x0: Tensor, times: Tensor, source: Source, also: Cond) -> Iterator[Preview]:
+    def _inversion(self, x0: Tensor, times: Tensor, source: Source, **words) -> Iterator[Preview]:
         """DDIM backwards, without guidance: returns the noise at times[0] from which the run makes x0."""
-        denoise = self._guided(source.invert, None, 1.0, times, also=also)
+        denoise = self._guided(source.invert, None, 1.0, times, **words)
         up = inverted(times)
         for step in ddim(denoise, x0, up, self.denoiser.schedule):
             yield Preview("inversion", step.index, len(up) - 1, self._picture(step.x0, source))
         return step.x
 
-    def _guided(
-        self, prompts: Sequence[Prompt | Between], negative, guidance: float, times: Tensor, *, also: Cond, **how
-    ) -> Denoise:
-        encoder = mixing(self.encoder) if any(isinstance(p, Between) for p in prompts) else self.encoder
-        cond: Cond = encoder(list(prompts))
-        null = encoder(list(negative) if negative is not None else [None] * len(prompts))
-        cond, null = (replace(c, image=also.image) for c in (cond, null))
-        denoise = classifier_free(self.denoiser, [(cond, guidance)], null, **how)
+    def _guided(self, prompts: Sequence[Prompt | Between], negative, guidance: float, times: Tensor, **how) -> Denoise:
+        denoise = guided(self.denoiser, self.encoder, prompts, negative, guidance, times, **how)
         return denoise if self.bound is None else clamp(denoise, self.bound)
 
     def _beside(self, source: Source | None, noise, n: int, size: tuple[int, int]) -> Cond:

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..diffusion.cond import Cond
 from ..errors import Problem
 from ..nets.transformer import TextTransformer
 from ..parts import part
+from .prompt import Emphasised
 from .tokenizer import Tokenizer
 
 
 @part
 class TextEncoder(nn.Module):
-    """Words by our own tokenizer and transformer: tokens (B, L, width), and as vector the mean of the real ones."""
+    """Words by our own tokenizer and transformer: tokens (B, L, width), and as vector the mean of the real ones.
+
+    Tokens are multiplied by the weights of an Emphasised prompt, and all of that prompt's then brought back to the
+    size, the root of the mean square, that they had. BREAK is a space here.
+    """
+
+    weighs = True  # takes Emphasised
 
     def __init__(self, tokenizer: Tokenizer, transformer: TextTransformer):
         super().__init__()
@@ -26,12 +33,15 @@ class TextEncoder(nn.Module):
     def width(self) -> int:
         return self.transformer.width
 
-    def forward(self, prompts: Sequence[str | None]) -> Cond:
+    def forward(self, prompts: Sequence[str | Emphasised | None]) -> Cond:
         texts = [words(p) for p in prompts]
         device = self.transformer.position.device
         ids, mask = (t.to(device) for t in self.tokenizer(texts))
         tokens = self.transformer(ids, mask)  # (B, L, D)
         real = mask[..., None].to(tokens.dtype)
+        if any(isinstance(p, Emphasised) and p.weighted for p in prompts):
+            weights = token_weights(prompts, self.tokenizer.ends, tokens.shape[1])
+            tokens = resized(tokens, tokens * weights.to(tokens)[..., None], root_mean_square(real))
         return Cond(vector=(tokens * real).sum(1) / real.sum(1), tokens=tokens, mask=mask)
 
 
@@ -68,10 +78,34 @@ class NoEncoder(nn.Module):
         return Cond()
 
 
-def words(prompt: str | None) -> str:
+def token_weights(prompts: Sequence[str | Emphasised | None], ends: Callable[[str], list[int]], length: int) -> Tensor:
+    """Each token's weight, (B, length): that of its last character, whose place `ends` tells for all of a text's."""
+    weights = torch.ones(len(prompts), length)
+    for row, prompt in zip(weights, prompts):
+        if isinstance(prompt, Emphasised) and prompt.weighted:
+            text, of_characters = prompt.characters()
+            found = [of_characters[i] if i >= 0 else 1.0 for i in ends(text)]
+            row[: len(found)] = torch.tensor(found)
+    return weights
+
+
+def resized(before: Tensor, after: Tensor, size: Callable[[Tensor], Tensor]) -> Tensor:
+    """`after` (B, L, D), each row times the number that gives it the size of `before`; as it is where none does."""
+    factor = size(before) / size(after)
+    return after * torch.where(factor.isfinite(), factor, 1.0)
+
+
+def root_mean_square(real: Tensor) -> Callable[[Tensor], Tensor]:
+    """The size of rows of tokens, (B, 1, 1), over the real ones: real is (B, L, 1), 1 or 0."""
+    return lambda x: ((x * real).square().sum((1, 2), keepdim=True) / real.sum((1, 2), keepdim=True)).sqrt()
+
+
+def words(prompt: str | Emphasised | None) -> str:
     """The text of a prompt; the null prompt is the empty one. Problem for anything that is not words."""
     if prompt is None:
         return ""
+    if isinstance(prompt, Emphasised):
+        return str(prompt)
     if not isinstance(prompt, str):
         raise Problem(f"prompt {prompt!r} is a {type(prompt).__name__}; this model wants words")
     return prompt

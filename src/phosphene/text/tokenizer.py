@@ -57,3 +57,8 @@ class Tokenizer:
             ids[i, : len(row) + 2] = torch.tensor([self.start, *row, self.end])
             mask[i, : len(row) + 2] = True
         return ids, mask
+
+    def ends(self, text: str) -> list[int]:
+        """For each token of the text, <start> and <end> too, the place of its last character; −1 for those two."""
+        offsets = self.bpe.encode(text, add_special_tokens=False).offsets[: self.length - 2]
+        return [-1, *(end - 1 for _, end in offsets), -1]

@@ -1,0 +1,118 @@
+"""From prompts to guidance: every picture's prompt read, encoded, changed with the steps and composed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..diffusion.cond import Cond
+from ..diffusion.denoiser import Denoise, Denoiser
+from ..diffusion.guidance import classifier_free, switch
+from ..diffusion.noise import Between
+from ..errors import Problem, unknown
+from ..text.between import mixing
+from ..text.prompt import EMPTY, at_steps, emphasised, subprompts
+from .base import Prompt
+
+GRAMMARS = ("webui", "plain")
+Parts = tuple[tuple[Any, float], ...]  # ((what an encoder takes, its weight), …): one prompt at one step
+
+
+def guided(
+    denoiser: Denoiser,
+    encoder: Callable[..., Cond],
+    prompts: Sequence[Prompt],
+    negative: Sequence[Prompt] | None,
+    guidance: float,
+    times: Tensor,
+    *,
+    also: Cond | None = None,
+    grammar: str = "webui",
+    clip_skip: int | None = None,
+    rescale: float = 0.0,
+    interval: tuple[float, float] | None = None,
+) -> Denoise:
+    """Classifier-free guidance by the prompts, B of them, read in the grammar of text/prompt.py (docs/prompts.md).
+
+    negative   what stands in the place of the null prompt, B of them; None: the null prompt
+    times      those of the run, (steps + 1,): a schedule's k-th step is the one that leaves times[k − 1]
+    also       merged into every condition, of B rows or of one: what a picture, not a word, says
+    grammar    "plain" gives the prompts to the encoder as they are; so does an encoder that does not take weights
+    clip_skip  as the web UI counts: 2 leaves out the encoder's last block, for the negative prompts too
+    rescale, interval  of `classifier_free`
+
+    Every picture has its own schedule, sub-prompts and length, and depends on no other one of the batch: what is longer
+    because of others is masked out, and others' sub-prompts have no weight. So a picture made alone and in a batch is
+    the same to rounding, which differs where the numbers of rows or of tokens do.
+    Raises Problem for an unknown grammar, a clip_skip that is none, and what the encoder refuses.
+    """
+    if grammar not in GRAMMARS:
+        raise unknown("grammar", grammar, GRAMMARS)
+    if negative is not None and len(negative) != len(prompts):
+        raise Problem(f"{len(negative)} negative prompts for {len(prompts)} pictures: as many are wanted, or none")
+    read = grammar == "webui" and getattr(encoder, "weighs", False)
+    steps, encode = len(times) - 1, _skipping(encoder, clip_skip)
+    rows = [_composed(p, steps) if read else [((p, 1.0),)] * steps for p in prompts]
+    nulls = [_said(p, steps) if read else [p] * steps for p in negative or [None] * len(prompts)]
+    given = _encoded(encode, [thing for row in rows for parts in row for thing, _ in parts])
+    null = _encoded(encode, [thing for row in nulls for thing in row])
+
+    beside = (also or Cond()).expand(len(prompts))
+
+    @lru_cache(2)
+    def told(parts: tuple[Parts, ...], nothing: tuple[Any, ...]) -> Denoise:
+        conds = []
+        for k in range(max(map(len, parts))):  # the k-th sub-prompt of every picture; of no weight where it has fewer
+            things, weights = zip(*(p[k] if k < len(p) else (p[0][0], 0.0) for p in parts))
+            weight = guidance * torch.tensor(weights, dtype=torch.float64)
+            conds.append((given(things).merged(beside), weight))
+        return classifier_free(denoiser, conds, null(nothing).merged(beside), interval=interval, rescale=rescale)
+
+    states = list(zip(zip(*rows), zip(*nulls)))  # what is said at each step
+    if len(set(states)) == 1:
+        return told(*states[0])
+    at = [lambda x, t, state=state: told(*state)(x, t) for state in states]
+    return switch(sorted(map(float, times), reverse=True)[1:-1], at)
+
+
+def _composed(prompt: Prompt | Between, steps: int) -> list[Parts]:
+    """The sub-prompts and weights at each step. One between two prompts is not composed."""
+    if not isinstance(prompt, str):
+        return [((thing, 1.0),) for thing in _said(prompt, steps)]
+    return _each(lambda text: tuple((emphasised(t), weight) for t, weight in subprompts(text)), prompt, steps)
+
+
+def _said(prompt: Prompt | Between, steps: int) -> list[Any]:
+    """What the encoder is given at each step."""
+    if isinstance(prompt, Between):
+        return [Between(a, b, prompt.share) for a, b in zip(_said(prompt.a, steps), _said(prompt.b, steps))]
+    if prompt is None:
+        return [EMPTY] * steps
+    return _each(emphasised, prompt, steps) if isinstance(prompt, str) else [prompt] * steps
+
+
+def _each(read: Callable[[str], Any], prompt: str, steps: int) -> list[Any]:
+    texts = at_steps(prompt, steps)
+    known = {text: read(text) for text in dict.fromkeys(texts)}
+    return [known[text] for text in texts]
+
+
+def _encoded(encode: Callable[..., Cond], things: Sequence[Any]) -> Callable[[Sequence[Any]], Cond]:
+    """Each different thing encoded once, all in one batch; what is returned gives the rows of some of them."""
+    distinct = list(dict.fromkeys(things))
+    between = any(isinstance(thing, Between) for thing in distinct)
+    cond = (mixing(encode) if between else encode)(distinct)
+    place = {thing: i for i, thing in enumerate(distinct)}
+    return lambda wanted: cond[[place[thing] for thing in wanted]]
+
+
+def _skipping(encoder: Callable[..., Cond], clip_skip: int | None) -> Callable[..., Cond]:
+    if clip_skip is None or clip_skip == 1:
+        return encoder
+    if not hasattr(encoder, "skip"):
+        raise Problem(f"clip_skip={clip_skip}: {type(encoder).__name__} has no blocks to leave out")
+    return lambda prompts: encoder(prompts, skip=clip_skip - 1)
