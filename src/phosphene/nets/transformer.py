@@ -81,22 +81,37 @@ class TextTransformer(nn.Module):
 
 @part
 class VisionTransformer(nn.Module):
-    """Pictures (B, 3, size, size) → one feature (B, width): patches and a class token (Dosovitskiy et al. 2021)."""
+    """Pictures (B, 3, size, size) → one feature (B, width): patches and a class token (Dosovitskiy et al. 2021).
 
-    def __init__(self, size: int = 64, patch: int = 8, width: int = 256, layers: int = 4, heads: int = 4):
+    pre_norm is CLIP's: a norm before the first block too, and patches without a bias.
+    """
+
+    def __init__(
+        self,
+        size: int = 64,
+        patch: int = 8,
+        width: int = 256,
+        layers: int = 4,
+        heads: int = 4,
+        pre_norm: bool = False,
+        act: str = "gelu",
+        hidden: int | None = None,
+    ):
         super().__init__()
         if size % patch:
             raise ValueError(f"size {size} does not divide into patches of {patch}")
         self.size, self.width = size, width
-        self.patch = nn.Conv2d(3, width, patch, stride=patch)
+        self.patch = nn.Conv2d(3, width, patch, stride=patch, bias=not pre_norm)
         self.first = nn.Parameter(0.02 * torch.randn(1, 1, width))
         self.position = nn.Parameter(0.02 * torch.randn((size // patch) ** 2 + 1, width))
-        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
+        self.norm_in = nn.LayerNorm(width) if pre_norm else nn.Identity()
+        self.blocks = nn.ModuleList(Block(width, heads, hidden, act) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
 
     def forward(self, picture: Tensor) -> Tensor:
         x = self.patch(picture).flatten(2).transpose(1, 2)  # (B, L, D)
         x = torch.cat([self.first.expand(len(x), -1, -1).to(x.dtype), x], dim=1) + self.position
+        x = self.norm_in(x)
         for block in self.blocks:
             x = block(x)
         return self.norm(x[:, 0])

@@ -41,9 +41,10 @@ _KINDS = {
     "nets.layers": "Conventions AddedTimeEmbedding TimeEmbedding ResBlock ScaleShiftResBlock "
     "SelfAttention2d SpatialTransformer CornerDownsample Downsample ResDownsample ResUpsample TransposedUpsample Upsample",
     "nets.transformer": "DiT TextTransformer VisionTransformer",
+    "nets.resnet": "ClipResNet",
     "nets.unet": "UNet",
     "systems.autoencoder": "AutoencoderSystem",
-    "systems.clip": "ClipSystem",
+    "systems.clip": "ClipSystem Look",
     "systems.ddpm": "Ddpm",
     "systems.latent": "Latent",
     "text.encoders": "ClassEncoder NoEncoder TextEncoder",
