@@ -1,0 +1,412 @@
+"""The files that weights come in: containers only, no names of any family.
+
+`open_tensors` reads .safetensors, every kind of PyTorch pickle (`pickles` runs none of it) and sharded sets, recognised
+by their content and never by their suffix. Nothing of a tensor is read before it is asked for, and then it is mapped
+into memory. Whatever is wrong with a file is a Problem that says what was found and what to do.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from phosphene.errors import Problem
+from phosphene.weights.pickles import Inert, Tree, read_stream, read_zip
+from phosphene.weights.stored import DTYPES, Stored, line, mapped, short
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MAX_HEADER = 64 << 20  # bytes of a .safetensors' header, or of a .json
+MAX_NODES = 500_000  # of a pickle's tree; some 10,000 are usual
+MAX_DEPTH = 100
+MAX_NAME = 1000  # characters of a tensor's name
+# Where state dicts lie in what training scripts save; the averaged weights before the raw ones
+WRAPPERS = ("state_dict", "ema", "params_ema", "model_state_dict", "model", "module", "params", "weights", "net")
+PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and torch.compile
+
+NOT_WEIGHTS = [  # how files begin that are often taken for weights
+    (b"version https://git-lfs", "a git-LFS pointer, not the weights: run `git lfs pull` where it was cloned"),
+    (b"\x89PNG", "a PNG picture"),
+    (b"\xff\xd8\xff", "a JPEG picture"),
+    (b"GGUF", "a GGUF file"),
+    (b"\x89HDF", "an HDF5 file"),
+    (b"PAR1", "a Parquet table"),
+    (b"\x93NUMPY", "a NumPy array"),
+    (b"\x1f\x8b", "a gzip archive: unpack it first"),
+    (b"Rar!", "a RAR archive: unpack it first"),
+    (b"7z\xbc\xaf", "a 7z archive: unpack it first"),
+]
+
+
+class Tensors(Mapping[str, "Tensor"]):
+    """{name: tensor} of a file; a tensor is mapped into memory when it is asked for.
+
+    path      the file
+    stored    {name: Stored}, what the file says of each
+    metadata  of a .safetensors, else {}
+    rest      what a pickle holds beside tensors, plain values only
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        stored: dict[str, Stored],
+        metadata: dict[str, str] | None = None,
+        rest: dict[str, Any] | None = None,
+    ):
+        self.path, self.stored, self.metadata, self.rest = path, stored, metadata or {}, rest or {}
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """{name: shape}, for which nothing is read."""
+        return {key: stored.shape for key, stored in self.stored.items()}
+
+    def __getitem__(self, key: str) -> Tensor:
+        return self.stored[key].tensor()
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.stored
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.stored)
+
+    def __len__(self) -> int:
+        return len(self.stored)
+
+    def under(self, prefix: str) -> Tensors:
+        """The tensors whose names begin with `prefix`, which is taken off."""
+        inside = {k[len(prefix) :]: s for k, s in self.stored.items() if k.startswith(prefix)}
+        return Tensors(self.path, inside, self.metadata, self.rest)
+
+
+def open_tensors(path: str | Path) -> Tensors:
+    """The tensors in a .safetensors, a .ckpt, .pt, .pth or .bin (no code in it is run), or a sharded set's index.json.
+
+    Raises Problem, one line, for whatever else it is, and where it is damaged or not whole.
+    """
+    path = Path(path)
+    data = _bytes(path)
+    if _is_json(data[:64]):
+        return _sharded(path, read_json(path))
+    return _opened(path, data)
+
+
+def read_pickle(path: str | Path) -> Any:
+    """What a pickle holds as dicts, lists, plain values and tensors. Other objects are a dict of their state, or None.
+
+    Raises Problem where it is none, or damaged. Nothing that it names is imported or called.
+    """
+    path = Path(path)
+    data = _bytes(path)
+    if not _is_pickle(data[:4]):
+        raise Problem(f"{path} is {guess(data[:256])}; a pickle was expected")
+    try:
+        return _plainly(_tree(path, data).root, {})
+    except RecursionError:
+        raise Problem(f"{path} is nested too deep for a checkpoint") from None
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises Problem where it cannot be read or is something else."""
+    try:
+        with open(path, "rb") as file:
+            content = file.read(MAX_HEADER + 1)
+    except OSError as error:
+        raise Problem(f"{path} cannot be read: {error.strerror or error}") from None
+    if len(content) > MAX_HEADER:
+        raise Problem(f"{path} has more than {MAX_HEADER} bytes; a small JSON file was expected")
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        what = guess(content) if any(content.startswith(m) for m, _ in NOT_WEIGHTS) else f"not JSON ({line(error)})"
+        raise Problem(f"{path} is {what}") from None
+    if not isinstance(value, dict):
+        raise Problem(f"{path} holds a JSON {type(value).__name__}, an object was expected")
+    return value
+
+
+def weight_file(
+    folder: str | Path,
+    names: tuple[str, ...] = ("diffusion_pytorch_model", "model", "pytorch_model"),
+    variant: str | None = None,
+) -> Path:
+    """The file of a component's weights in its folder, or the index of its shards.
+
+    The variant asked for first, else the plain one before fp16; .safetensors before .bin. Raises Problem, naming what
+    is there, where none is.
+    """
+    folder = Path(folder)
+    for kind in (variant, None, "fp16") if variant else (None, "fp16"):
+        v = f".{kind}" if kind else ""
+        for suffix in ("safetensors", "bin"):
+            for name in names:
+                indices = f"{name}.{suffix}.index{v}.json", f"{name}{v}.{suffix}.index.json"
+                for file in (f"{name}{v}.{suffix}", *indices):
+                    if (folder / file).is_file():
+                        return folder / file
+    if not folder.is_dir():
+        raise Problem(f"{folder} is not there")
+    there = ", ".join(sorted(p.name for p in folder.iterdir())[:6]) or "nothing"
+    raise Problem(f"{folder} holds no weights: {names[0]}.safetensors or .bin was expected, there is {there}")
+
+
+def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> Path:
+    """Writes a .safetensors, in place at once or not at all. Raises Problem where the path cannot be written."""
+    from safetensors.torch import save_file
+
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.touch()
+        mode = partial.stat().st_mode  # as the user's umask has it; safetensors makes files that only their owner reads
+        save_file(dict(tensors), partial, metadata)
+        partial.chmod(mode)
+        with open(partial, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        raise Problem(f"{path} cannot be written: {error.strerror or error}") from None
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+# One file -----------------------------------------------------------------------------------------------------------
+
+
+def _bytes(path: Path) -> mmap.mmap:
+    if path.is_dir():
+        there = ", ".join(sorted(p.name for p in path.iterdir())[:6]) or "nothing"
+        raise Problem(f"{path} is a folder, a file of weights was expected; in it is {there}")
+    return mapped(path)
+
+
+def _opened(path: Path, data: mmap.mmap) -> Tensors:
+    if _is_pickle(data[:4]):
+        return _weights(path, _tree(path, data))
+    stored, metadata = header(path, data)
+    return Tensors(path, stored, metadata)
+
+
+def _is_pickle(start: bytes) -> bool:
+    return start.startswith((b"PK\x03\x04", b"PK\x05\x06", b"\x80"))
+
+
+def _tree(path: Path, data: mmap.mmap) -> Tree:
+    return read_zip(path, data) if data[:2] == b"PK" else read_stream(path, data)
+
+
+def _is_json(start: bytes) -> bool:
+    return start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"{", b"["))
+
+
+def guess(start: bytes) -> str:
+    """What a file that begins like this is, if not .safetensors."""
+    if start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
+        return "a web page (HTML or XML), not weights: download the file itself"
+    if _is_pickle(start):
+        kind = "a zip archive" if start.startswith(b"PK") else "a Python pickle"
+        return f"{kind}, as .pt and .ckpt files are, not opened as .safetensors (a pickle can hold code)"
+    if start[257:262] == b"ustar":
+        return "a tar archive, as PyTorch wrote before 0.1.10: unpack it, or save it again"
+    known = (what for magic, what in NOT_WEIGHTS if start.startswith(magic))
+    return next(known, f"no .safetensors file: it begins with {short(start[:8])}")
+
+
+# .safetensors -------------------------------------------------------------------------------------------------------
+
+
+def header(path: Path, data: mmap.mmap) -> tuple[dict[str, Stored], dict[str, str]]:
+    """({name: Stored}, metadata) of a .safetensors: its header's length (8 bytes, little endian), JSON, the numbers.
+
+    Raises Problem where it is something else or not whole.
+    """
+    size, start = len(data), data[:512]
+    if size < 8:
+        raise Problem(f"{path} has {size} bytes; a .safetensors file was expected")
+    length = int.from_bytes(start[:8], "little")
+    if length > MAX_HEADER:
+        raise Problem(f"{path} is {guess(start)}; a .safetensors file was expected")
+    if 8 + length > size:
+        raise Problem(f"{path} is truncated: its header alone takes {8 + length} bytes, the file has {size}")
+    announced = parsed(path, data[8 : 8 + length], "its header")
+    metadata = announced.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise Problem(f"{path} is damaged: its metadata are {short(metadata)}, texts by name were expected")
+    return _announced(path, announced, 8 + length, data), metadata
+
+
+def parsed(path: Path, text: bytes | str, what: str) -> dict[str, Any]:
+    """The JSON object inside a .safetensors. Raises Problem where it is none."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise Problem(f"{path} is damaged, or not a .safetensors file: {what} is not JSON ({line(error)})") from None
+    if not isinstance(value, dict):
+        raise Problem(f"{path}: {what} is a JSON {type(value).__name__}, an object was expected")
+    return value
+
+
+def _announced(path: Path, entries: dict[str, Any], start: int, data: mmap.mmap) -> dict[str, Stored]:
+    """{name: Stored}. The tensors must fill the bytes from `start` on, without holes and without overlap."""
+    tensors, spans, there = {}, [], len(data) - start
+    for key, entry in entries.items():
+        try:
+            begin, end = (_natural(n) for n in entry["data_offsets"])
+            shape = tuple(_natural(n) for n in entry["shape"])
+            stored = Stored(entry["dtype"], shape, start + begin, None, lambda: data)
+            sound = end - begin == DTYPES[stored.dtype][0] * stored.count
+        except (KeyError, TypeError, ValueError):
+            sound = False
+        if not sound:
+            raise Problem(f"{path} is damaged: tensor {short(key)} is announced as {short(entry)}")
+        tensors[key] = stored
+        spans.append((begin, end))
+    position = 0
+    for begin, end in sorted(spans):
+        if begin != position:
+            raise Problem(f"{path} is damaged: its tensors overlap or leave a hole at byte {position} of the data")
+        position = end
+    if position > there:
+        raise Problem(f"{path} is truncated: its tensors take {position} bytes, {there} are there; download it again")
+    if position < there:
+        raise Problem(f"{path} is damaged: {there - position} bytes follow its last tensor")
+    return tensors
+
+
+def _natural(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError(value)
+    return value
+
+
+# Sharded sets -------------------------------------------------------------------------------------------------------
+
+
+def _sharded(path: Path, index: dict[str, Any]) -> Tensors:
+    """The tensors of all shards that an index names, each from the shard where the index says it is."""
+    places = index.get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(v, str) for v in places.values()):
+        raise Problem(
+            f"{path} is a JSON file, not weights, and not an index of shards: give the weights or their folder"
+        )
+    stored: dict[str, Stored] = {}
+    for name in sorted(set(places.values())):
+        if name in ("", ".", "..") or "/" in name or "\\" in name or "\0" in name:
+            raise Problem(f"{path}: its shard {short(name)} is not a file's name in the same folder")
+        shard = path.parent / name
+        if not shard.is_file():
+            raise Problem(f"{path}: its shard {short(name)} is missing; download it into the same folder")
+        there = _opened(shard, _bytes(shard)).stored
+        for key in (key for key, place in places.items() if place == name):
+            if key not in there:
+                raise Problem(f"{shard} lacks tensor {short(key)}, which {path.name} says it holds")
+            stored[key] = there[key]
+    return Tensors(path, {key: stored[key] for key in places})
+
+
+# The trees of pickles -----------------------------------------------------------------------------------------------
+
+
+def _weights(path: Path, tree: Tree) -> Tensors:
+    """The state dict in a pickle's tree, by dotted names, and the plain values that lie beside it."""
+    rest: dict[str, Any] = {}
+    root, walk = tree.root, Walk(path)
+    while isinstance(root, dict):
+        rest |= walk.plain(root)
+        inside = (root[w] for w in WRAPPERS if w in root and any(walk.tensors(root[w])))
+        root, outer = next(inside, None), root
+        if root is None:
+            root = outer
+            break
+    if isinstance(root, Inert):
+        rest |= walk.plain(_contents(root))
+    stored = dict(walk.tensors(root))
+    if not stored:
+        names = f"; it names {', '.join(tree.foreign[:3])}, which was not run" if tree.foreign else ""
+        raise Problem(f"{path} is a pickle without tensors{names}")
+    for prefix in PREFIXES:
+        if all(key.startswith(prefix) for key in stored):
+            stored = {key.removeprefix(prefix): s for key, s in stored.items()}
+    return Tensors(path, stored, None, rest)
+
+
+def _contents(value: Any) -> dict[Any, Any]:
+    """What a dict, or what stands for an object, holds by name; of a module its parameters, buffers and children."""
+    if isinstance(value, dict):
+        return value
+    if not isinstance(value, Inert):
+        return {}
+    state = value.state[0] if isinstance(value.state, tuple) and value.state else value.state
+    if not isinstance(state, dict):
+        return value.items
+    groups = [state.get(g) for g in ("_parameters", "_buffers", "_modules")]
+    if not any(isinstance(g, dict) for g in groups):
+        return {**value.items, **state}
+    passing = state.get("_non_persistent_buffers_set")
+    passing = passing if isinstance(passing, list) else []
+    return {k: v for g in groups if isinstance(g, dict) for k, v in g.items() if k not in passing}
+
+
+class Walk:
+    """Goes through a tree whose size, depth and sharing somebody else chose: a Problem before it gets out of hand."""
+
+    def __init__(self, path: Path):
+        self.path, self.left = path, MAX_NODES
+
+    def step(self, depth: int, name: str = "") -> None:
+        self.left -= 1
+        if self.left < 0 or depth > MAX_DEPTH or len(name) > MAX_NAME:
+            raise Problem(f"{self.path} is nested too deep, or too large, for a checkpoint")
+
+    def tensors(self, value: Any, name: str = "", depth: int = 0) -> Iterator[tuple[str, Stored]]:
+        """(dotted name, Stored) of every tensor inside."""
+        self.step(depth, name)
+        if isinstance(value, Stored):
+            yield name, value
+        for key, inside in _contents(value).items():
+            yield from self.tensors(inside, f"{name}.{key}" if name else str(key), depth + 1)
+
+    def plain(self, values: Mapping[Any, Any]) -> dict[str, Any]:
+        """Those of the values that are plain: numbers, texts, and lists and dicts of nothing else."""
+        found = {}
+        for key, value in values.items():
+            try:
+                found[str(key)] = self.value(value, 0)
+            except TypeError:
+                continue
+        return found
+
+    def value(self, value: Any, depth: int) -> Any:
+        self.step(depth)
+        if value is None or isinstance(value, (bool, int, float, str)):
+            return value
+        if isinstance(value, dict):
+            return {str(k): self.value(v, depth + 1) for k, v in value.items()}
+        if type(value) in (list, tuple):
+            return [self.value(v, depth + 1) for v in value]
+        raise TypeError(type(value))
+
+
+def _plainly(value: Any, done: dict[int, Any]) -> Any:
+    """The tree with tensors in it. What lies at several places is made once, and may hold itself."""
+    if value is None or isinstance(value, (bool, int, float, str, bytes)):
+        return value
+    if id(value) not in done:
+        if isinstance(value, Stored):
+            done[id(value)] = value.tensor()
+        elif isinstance(value, (dict, Inert)):
+            done[id(value)] = made = {}
+            made.update((k, _plainly(v, done)) for k, v in _contents(value).items())
+        elif type(value) in (list, tuple):
+            done[id(value)] = listed = []
+            listed.extend(_plainly(v, done) for v in value)
+        else:
+            return None
+    return done[id(value)]
