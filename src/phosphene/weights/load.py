@@ -73,11 +73,11 @@ class Found:
 
     def has(self, *keys: str) -> bool:
         """Whether the file has all of these tensors."""
-        return self.tensors is not None and all(key in self.tensors.shapes for key in keys)
+        return self.tensors is not None and all(key in self.tensors for key in keys)
 
     def has_under(self, prefix: str) -> bool:
         """Whether the file has a tensor whose key begins like this."""
-        return self.tensors is not None and any(key.startswith(prefix) for key in self.tensors.shapes)
+        return self.tensors is not None and any(key.startswith(prefix) for key in self.tensors)
 
     def weights(self) -> files.Tensors:
         """The tensors: of the file, or of the weight file in the folder, which is opened now."""
@@ -147,7 +147,7 @@ def look(path_or_name: str | Path) -> Found | None:
 def family_of(found: Found) -> ModuleType:
     """The module that claims what was found. Raises Problem, which says what it is where that is known."""
     for mark, what in OTHERS:
-        if found.tensors is not None and any(mark in key for key in found.tensors.shapes):
+        if found.tensors is not None and any(mark in key for key in found.tensors):
             raise Problem(f"{found.path} is {what}")
     for name in FAMILIES:
         family = importlib.import_module(f"phosphene.weights.{name}")
@@ -155,7 +155,7 @@ def family_of(found: Found) -> ModuleType:
             return family
     if found.kind:
         raise Problem(f"{found.path} is a {found.kind}, which Phosphene does not read")
-    some = ", ".join(sorted(found.tensors.shapes)[:3]) if found.tensors else "no tensors"
+    some = ", ".join(sorted(found.tensors)[:3]) if found.tensors else "no tensors"
     raise Problem(f"{found.path} is a checkpoint of no kind that is known here; it holds {some} …")
 
 
