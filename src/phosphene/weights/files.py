@@ -103,7 +103,7 @@ def read_pickle(path: str | Path) -> Any:
     """
     path = Path(path)
     data = _bytes(path)
-    if not _is_pickle(data[:4]):
+    if not _is_pickle(data[:9]):
         raise Problem(f"{path} is {guess(data[:256])}; a pickle was expected")
     try:
         return _plainly(_tree(path, data).root, {})
@@ -188,13 +188,15 @@ def _bytes(path: Path) -> mmap.mmap:
 
 
 def _opened(path: Path, data: mmap.mmap) -> Tensors:
-    if _is_pickle(data[:4]):
+    if _is_pickle(data[:9]):
         return _weights(path, _tree(path, data))
     stored, metadata = header(path, data)
     return Tensors(path, stored, metadata)
 
 
 def _is_pickle(start: bytes) -> bool:
+    if start[4:9] == b"\0\0\0\0{":  # a .safetensors header, whose length may begin with any byte
+        return False
     return start.startswith((b"PK\x03\x04", b"PK\x05\x06", b"\x80"))
 
 
