@@ -12,14 +12,17 @@ import pytest
 import phosphene
 from phosphene.cli import options
 from phosphene.cli.data import data
+from phosphene.cli.edit import edit
 from phosphene.cli.generate import generate
 from phosphene.cli.inspect import inspect
 from phosphene.cli.list import show
+from phosphene.cli.making import SHARED
 from phosphene.cli.train import _run, find
 
 PROJECT = Path(__file__).resolve().parent.parent
 PAGES = ["README.md", "README.zh-CN.md"]
-COMMANDS = {"generate": generate, "inspect": inspect, "list": show, "data": data}
+COMMANDS = {"inspect": (inspect,), "list": (show,), "data": (data,)}
+COMMANDS |= {"generate": (generate, *SHARED), "edit": (edit, *SHARED)}
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -41,7 +44,7 @@ def test_every_command_can_be_typed(page):
     assert len(calls) > 10
     for name, *argv in calls:
         if name != "train":
-            options.parse(argv, name, COMMANDS[name])
+            options.parse(argv, name, *COMMANDS[name])
         elif not argv[0].endswith(":mine") and "--help" not in argv:
             options.parse(argv[1:], name, find(argv[0]), _run)
 

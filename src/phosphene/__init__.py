@@ -1,6 +1,7 @@
 """Phosphene: pictures out of noise. Importing this package imports neither torch nor anything else that is heavy.
 
 picture = phosphene.generate("a smiling cat", seed=7)
+fox = phosphene.edit(picture, "a smiling fox", strength=0.6, seed=7)
 
 system = phosphene.load("emoji")                          # or a file
 for preview in system.generate(["a smiling cat"], seeds=[7]):
@@ -18,13 +19,14 @@ if TYPE_CHECKING:
     from phosphene.data.base import open_source
     from phosphene.errors import Problem
     from phosphene.receipt import read as read_receipt
-    from phosphene.request import generate
+    from phosphene.request import edit, generate
     from phosphene.training.loop import train
     from phosphene.weights.bundle import describe, load, save
 
 _HOMES = {
     "Problem": "errors:Problem",
     "describe": "weights.bundle:describe",
+    "edit": "request:edit",
     "generate": "request:generate",
     "load": "weights.bundle:load",
     "open_source": "data.base:open_source",
@@ -33,7 +35,7 @@ _HOMES = {
     "train": "training.loop:train",
 }
 
-__all__ = ["Problem", "describe", "generate", "load", "open_source", "read_receipt", "save", "train"]
+__all__ = ["Problem", "describe", "edit", "generate", "load", "open_source", "read_receipt", "save", "train"]
 
 
 def __getattr__(name: str) -> Any:

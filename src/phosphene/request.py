@@ -1,4 +1,4 @@
-"""From prompts to pictures: what the command line and `phosphene.generate` both do.
+"""From prompts to pictures: what the command line, `phosphene.generate` and `phosphene.edit` do.
 
 The loop is `System.generate`; here stand what goes around it: which seed goes with which prompt, the default model,
 batches, pictures out of tensors, and what is written into each of them.
@@ -6,8 +6,10 @@ batches, pictures out of tensors, and what is written into each of them.
 
 from __future__ import annotations
 
+import inspect
+import itertools
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,8 @@ from PIL import Image
 from torch import Tensor
 
 from phosphene import receipt
+from phosphene.canvas import Canvas, Picture, prepare
+from phosphene.diffusion.noise import Between
 from phosphene.errors import Problem
 from phosphene.runtime import prepare_for_sampling
 from phosphene.systems.base import Preview, Prompt
@@ -39,9 +43,9 @@ def generate(
     *,
     seed: int | Sequence[int] | None = None,
     n: int = 1,
-    model: str | Path | None = None,
-    device: str = "auto",
-    precision: str = "auto",
+    variation_seed: int | None = None,
+    variation_strength: float = 0.0,
+    between: int = 0,
     **options: Any,
 ) -> Image.Image | list[Image.Image]:
     """Pictures of the prompts: one picture as itself, several as a list.
@@ -49,15 +53,84 @@ def generate(
     prompts  one or several; None where the model takes none
     seed     one or several: prompts and seeds pair up, or one of them goes with all of the others. None: drawn
     n        pictures of each pair, with seeds seed, seed + 1, …
-    model    a shipped model's name, a bundle or a run's folder; None: the shipped one
-    options  steps=, guidance=, sampler=, negative=, size=(height, width) and whatever else the model's system knows
+    variation_seed, variation_strength   how far, from 0 to 1, to go from each seed towards this one
+    between  so many pictures on the way from each pair to the next, both ends among them
+    options  model=, device=, precision=: what `Studio` knows. And steps=, guidance=, sampler=, negative=, hires=,
+             size=(height, width) and whatever else the model's system knows
     Raises Problem for what cannot be: no steps, seeds that do not fit, an unknown sampler, a size that does not divide.
     """
     listed = list(prompts) if isinstance(prompts, (list, tuple)) else [prompts]
-    seeds = [] if seed is None else list(seed) if isinstance(seed, (list, tuple)) else [seed]
-    pairs = paired(listed, seeds, n)
-    made = list(Studio(model, device=device, precision=precision).make(pairs, options))
-    return made[0].image if len(made) == 1 else [m.image for m in made]
+    pairs = rows(paired(listed, _listed(seed), n), variation_seed, variation_strength, between)
+    studio, options = _studio(options)
+    return _pictures(studio.make(pairs, options))
+
+
+def edit(
+    picture: Picture,
+    prompts: Prompt | Sequence[Prompt] = None,
+    *,
+    mask: Picture | None = None,
+    expand: int | str | Mapping[str, int] | None = None,
+    feather: int = 0,
+    size: tuple[int, int] | None = None,
+    strength: float | None = None,
+    invert: bool | str = False,
+    seed: int | Sequence[int] | None = None,
+    n: int = 1,
+    **options: Any,
+) -> Image.Image | list[Image.Image]:
+    """Pictures made of a picture: one as itself, several as a list.
+
+    picture  a file or a PIL picture
+    mask, expand, feather, size   what is redrawn, and at which size: see `canvas.prepare`
+    strength from 0 (untouched) to 1 (redrawn from noise); None is 0.6, and 1 with a mask
+    invert   start from the noise that makes the picture (DDIM inversion), found under a prompt that describes it;
+             True: under the one in its own receipt, else under none
+    prompts, seed, n, options   of `generate`
+    Raises Problem for what cannot be.
+    """
+    listed = list(prompts) if isinstance(prompts, (list, tuple)) else [prompts]
+    pairs = paired(listed, _listed(seed), n)
+    studio, options = _studio(options)
+    canvas = studio.canvas(picture, mask, expand=expand, feather=feather, size=size)
+    return _pictures(
+        studio.make(pairs, {**options, **started(picture, canvas.mask is not None, strength, invert)}, canvas=canvas)
+    )
+
+
+def started(picture: Picture, masked: bool, strength: float | None, invert: bool | str) -> dict[str, Any]:
+    """The options that say where an edit starts: all of the way is gone with a mask, and where the noise is found."""
+    whole = masked or invert is not False
+    told: dict[str, Any] = {"strength": (1.0 if whole else 0.6) if strength is None else strength}
+    if invert is not False:
+        told["invert"] = _described(picture) if invert is True else invert
+    return told
+
+
+def _described(picture: Picture) -> str:
+    """The prompt that the picture was made of, as its own receipt says; "" where it has none."""
+    try:
+        told = receipt.read(picture) if isinstance(picture, (str, Path)) else {}
+    except Problem:
+        return ""
+    prompt = told.get("prompt") if isinstance(told, dict) else None
+    return prompt if isinstance(prompt, str) else ""
+
+
+def _listed(seed: int | Sequence[int] | None) -> list[int]:
+    return [] if seed is None else list(seed) if isinstance(seed, (list, tuple)) else [seed]
+
+
+def _studio(options: dict[str, Any]) -> tuple[Studio, dict[str, Any]]:
+    """The studio that the options name, and the rest of them."""
+    its = [name for name in inspect.signature(Studio).parameters if name in options]
+    rest = {name: value for name, value in options.items() if name not in its}
+    return Studio(**{name: options[name] for name in its}), rest
+
+
+def _pictures(made: Iterator[Made]) -> Image.Image | list[Image.Image]:
+    images = [m.image for m in made]
+    return images[0] if len(images) == 1 else images
 
 
 def paired(prompts: Sequence[Prompt], seeds: Sequence[int], n: int = 1) -> list[tuple[Prompt, int]]:
@@ -77,11 +150,46 @@ def paired(prompts: Sequence[Prompt], seeds: Sequence[int], n: int = 1) -> list[
     return [(prompt, seed + i) for prompt, seed in zip(prompts, seeds, strict=True) for i in range(n)]
 
 
+def rows(
+    pairs: Sequence[tuple[Prompt, int]], variation_seed: int | None, variation_strength: float, between: int
+) -> list[tuple[Prompt | Between, int | Between]]:
+    """The pairs, moved towards another seed, and with `between` pictures on the way from each to the next.
+
+    Raises Problem for a share outside of [0, 1], and for a way of one pair or of one picture.
+    """
+    if not 0 <= variation_strength <= 1:
+        raise Problem(f"variation_strength={variation_strength}: from 0, the seed's picture, to 1, the other seed's")
+    if variation_strength and variation_seed is None:
+        raise Problem(f"variation_strength={variation_strength}: towards which seed? Give variation_seed too")
+    if between and (between < 2 or len(pairs) < 2):
+        raise Problem(
+            f"between={between}: at least 2 pictures on the way from one prompt or seed to another, of which "
+            f"{len(pairs)} {'is' if len(pairs) == 1 else 'are'} given"
+        )
+    if between and variation_seed is not None:
+        raise Problem("variation_seed and between are two ways to walk between seeds: give one of them")
+    if variation_seed is not None:
+        return [(prompt, Between(seed, variation_seed, variation_strength)) for prompt, seed in pairs]
+    if not between:
+        return list(pairs)
+    shares = [i / (between - 1) for i in range(between)]
+    ways = [[(_on(p, q, u), _on(a, b, u)) for u in shares] for (p, a), (q, b) in itertools.pairwise(pairs)]
+    return ways[0] + [row for way in ways[1:] for row in way[1:]]
+
+
+def _on(a: Any, b: Any, share: float) -> Any:
+    return a if a == b or share == 0 else b if share == 1 else Between(a, b, share)
+
+
 class Studio:
     """A loaded model, ready to make pictures."""
 
     def __init__(self, model: str | Path | None = None, *, device: str = "auto", precision: str = "auto"):
-        """Loads the model onto the device. Raises Problem where there is none, or where it makes no pictures."""
+        """Loads the model onto the device. Raises Problem where there is none, or where it makes no pictures.
+
+        model      a shipped model's name, a bundle, a run's folder or a checkpoint; None: the shipped one
+        device, precision   see `runtime.prepare_for_sampling`
+        """
         self.path = bundle.find(default_model() if model is None else model)
         self.system = prepare_for_sampling(bundle.load(self.path), device, precision)
         if not hasattr(self.system, "generate"):
@@ -93,24 +201,36 @@ class Studio:
             "precision": precision,
         }
 
+    def canvas(self, picture: Picture, mask: Picture | None = None, **how: Any) -> Canvas:
+        """The picture as this model wants it. Raises Problem where it is none (canvas.prepare)."""
+        trained, multiple = (getattr(self.system, name, None) for name in ("size", "multiple"))
+        return prepare(picture, mask, trained=trained, multiple=multiple or 1, **how)
+
     def make(
         self,
-        pairs: Sequence[tuple[Prompt, int]],
+        pairs: Sequence[tuple[Prompt | Between, int | Between]],
         options: dict[str, Any],
         watch: Callable[[int, Preview], None] = lambda first, preview: None,
+        canvas: Canvas | None = None,
     ) -> Iterator[Made]:
-        """A picture for each (prompt, seed). `watch(first picture of the batch, preview)` sees every step."""
+        """A picture for each (prompt, seed), with a canvas made of its picture.
+
+        `watch(first picture of the batch, preview)` sees every step.
+        """
         options = {name: value for name, value in options.items() if value is not None}
         check(options)
+        source = {} if canvas is None else {"image": canvas.image, "mask": canvas.inside}
+        settings = self._settings({**options, **({} if canvas is None else canvas.receipt)})
         for first in range(0, len(pairs), BATCH):
             prompts, seeds = zip(*pairs[first : first + BATCH], strict=True)
-            preview = None
-            for preview in self.system.generate(list(prompts), seeds=list(seeds), **_each(options, len(seeds))):
+            told, preview = {**_each(options, len(seeds)), **source}, None
+            for preview in self.system.generate(list(prompts), seeds=list(seeds), **told):
                 watch(first, preview)
             if preview is None:
                 raise Problem(f"{self.path.name}: {type(self.system).__name__} made no picture")
             for image, prompt, seed in zip(to_images(preview.picture()), prompts, seeds, strict=True):
-                yield Made(image, receipt.record(prompt, seed, image, self._settings(options)))
+                image = image if canvas is None else canvas.back(image)
+                yield Made(image, _record(prompt, seed, image, settings))
 
     def outside(self, prompt: Prompt) -> str | None:
         """A line saying that a prompt is outside of what the model knows; None where it is not, or cannot be said."""
@@ -130,9 +250,19 @@ class Studio:
 
 
 def _each(options: dict[str, Any], n: int) -> dict[str, Any]:
-    """A single negative prompt is that of every picture."""
-    negative = options.get("negative")
-    return {**options, "negative": [negative] * n} if isinstance(negative, (str, int)) else options
+    """A single negative prompt, and a single description of the source, is that of every picture."""
+    each = {name: [value] * n for name in ("negative", "invert") if isinstance(value := options.get(name), (str, int))}
+    return {**options, **each}
+
+
+def _record(prompt: Any, seed: Any, image: Image.Image, settings: dict[str, Any]) -> dict[str, Any]:
+    """The receipt; a place on the way between two prompts or two seeds is told as the first, the second, the share."""
+    ways: dict[str, Any] = {}
+    if isinstance(seed, Between):
+        seed, ways["variation_seed"], ways["variation_strength"] = seed
+    if isinstance(prompt, Between):
+        prompt, ways["towards"], ways["towards_share"] = prompt
+    return receipt.record(prompt, seed, image, {**ways, **settings})
 
 
 def default_model() -> str:
@@ -150,6 +280,9 @@ def check(options: dict[str, Any]) -> None:
         raise Problem(f"steps={steps}: a whole number of steps, at least 1, was expected")
     if size is not None and (len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size)):
         raise Problem(f"size={size}: (height, width) in pixels was expected")
+    strength = options.get("strength", 1.0)
+    if not isinstance(strength, (int, float)) or not 0 < strength <= 1:
+        raise Problem(f"strength={strength}: a share of the steps, above 0 and at most 1, was expected")
     guidance = options.get("guidance")
     if guidance is not None and not abs(guidance) < 1e6:
         raise Problem(f"guidance={guidance}: a number such as 3 was expected; 1 is none")

@@ -15,6 +15,7 @@ from phosphene.errors import Problem, unknown
 
 COMMANDS = {
     "generate": 'make pictures of words: phosphene generate "a smiling cat"',
+    "edit": 'make pictures of a picture: phosphene edit cat.png "a smiling fox" --strength 0.6',
     "train": "train a recipe, from nothing: phosphene train scenes.latent",
     "inspect": "what a model file holds: phosphene inspect FILE",
     "list": "the systems, recipes, samplers and shipped models",
@@ -22,7 +23,8 @@ COMMANDS = {
 }
 EXTRAS = {  # packages that not every command needs, and the extra that brings them
     **dict.fromkeys(["accelerate", "datasets", "emoji", "pyarrow", "tensorboard"], "train"),
-    **dict.fromkeys(["diffusers", "pytest", "scipy", "transformers"], "test"),
+    **dict.fromkeys(["google", "sentencepiece", "transformers"], "encoders"),
+    **dict.fromkeys(["diffusers", "peft", "pytest", "scipy"], "test"),
 }
 
 
