@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING, Any
 
 from phosphene.errors import Problem, unknown
 from phosphene.parts import PLAIN, is_part
+from phosphene.weights.files import Stored, header, mapped, parsed, write_tensors
+from phosphene.weights.stored import line, short
 
 if TYPE_CHECKING:
     import torch
@@ -32,14 +34,15 @@ if TYPE_CHECKING:
 FORMAT = 1
 ROOT = "system"  # the name of the whole
 MODELS = Path(__file__).resolve().parent.parent / "models"  # what is shipped with the package
-MAX_HEADER = 64 << 20  # bytes; ours are below 2 MB
+CONFIGS = ("model_index.json", "config.json", "open_clip_config.json")  # of a foreign model's folder
 
 _KINDS = {
     "diffusion.denoiser": "Denoiser MinSnr P2 Snr",
     "diffusion.schedule": "Cosine Flow Karras Linear ScaledLinear Sigmoid Table",
     "nets.autoencoder": "Autoencoder ConvDecoder ConvEncoder ConvTower PatchCode PatchDiscriminator",
     "nets.layers": "Conventions AddedTimeEmbedding TimeEmbedding ResBlock ScaleShiftResBlock "
-    "SelfAttention2d SpatialTransformer CornerDownsample Downsample ResDownsample ResUpsample TransposedUpsample Upsample",
+    "SelfAttention2d SpatialTransformer CornerDownsample Downsample ResDownsample ResUpsample TransposedUpsample Upsample "
+    "PlainResDownsample PlainResUpsample CrossAttention2d JointAttention2d NormedJointAttention2d",
     "nets.transformer": "DiT TextTransformer VisionTransformer",
     "nets.resnet": "ClipResNet",
     "nets.unet": "UNet",
@@ -47,6 +50,7 @@ _KINDS = {
     "systems.clip": "ClipSystem Look",
     "systems.ddpm": "Ddpm",
     "systems.latent": "Latent",
+    "text.clip": "ClipTextEncoder ClipTokenizer",
     "text.encoders": "ClassEncoder NoEncoder TextEncoder",
     "text.tokenizer": "Tokenizer",
     "text.vocabulary": "Vocabulary",
@@ -55,18 +59,6 @@ _KINDS = {
 KINDS: dict[str, str | type] = {
     name: f"phosphene.{module}:{name}" for module, names in _KINDS.items() for name in names.split()
 }
-
-BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
-NOT_WEIGHTS = [  # how files begin that are often taken for weights
-    (b"version https://git-lfs", "a git-LFS pointer, not the weights: run `git lfs pull` where it was cloned"),
-    (b"PK\x03\x04", "a zip archive, as .pt and .ckpt pickles are; pickles can run code, so they are not opened"),
-    (b"\x80", "a Python pickle, as .pt and .ckpt files are; pickles can run code, so they are not opened"),
-    (b"\x89PNG", "a PNG picture"),
-    (b"\xff\xd8\xff", "a JPEG picture"),
-    (b"GGUF", "a GGUF file"),
-    (b"\x89HDF", "an HDF5 file"),
-    (b"PAR1", "a Parquet table"),
-]
 
 
 # Writing ------------------------------------------------------------------------------------------------------------
@@ -79,8 +71,6 @@ def save(system: Any, path: str | Path, card: str | None = None, dtype: str | to
     and scalars (biases, norms, scales) keep their own, they weigh next to nothing. Raises Problem where the path cannot
     be written or a class is not in KINDS.
     """
-    from safetensors.torch import save_file
-
     parts = _parts(system)
     names = {id(p): name for name, p in parts.items()}
     description = {
@@ -90,22 +80,7 @@ def save(system: Any, path: str | Path, card: str | None = None, dtype: str | to
     }
     stored = {key: _narrowed(t.detach(), _dtype(dtype)) for key, t in _tensors(parts).items()}
     metadata = {"phosphene": json.dumps(description, ensure_ascii=False)}  # one key: several are written in any order
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.touch()
-        mode = partial.stat().st_mode  # as the user's umask has it; safetensors makes files that only their owner reads
-        save_file(stored, partial, metadata)
-        partial.chmod(mode)
-        with open(partial, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError as error:
-        raise Problem(f"{path} cannot be written: {error.strerror or error}") from None
-    finally:
-        partial.unlink(missing_ok=True)
-    return path
+    return write_tensors(path, stored, metadata)
 
 
 def _parts(whole: Any) -> dict[str, Any]:
@@ -185,18 +160,6 @@ def _dtype(name: str | torch.dtype | None) -> torch.dtype | None:
 
 
 @dataclass(frozen=True)
-class Stored:
-    """A tensor as the header announces it."""
-
-    dtype: str
-    shape: tuple[int, ...]
-
-    @property
-    def count(self) -> int:
-        return math.prod(self.shape)
-
-
-@dataclass(frozen=True)
 class Description:
     """What a bundle's header says. parts {name: (kind, arguments)}; tensors {part/key: Stored}."""
 
@@ -243,11 +206,16 @@ def shipped() -> dict[str, Path]:
 
 
 def find(path_or_name: str | Path) -> Path:
-    """The file of a shipped model's name, of a path, or of a run's folder, which holds model.safetensors."""
+    """The file of a shipped model's name, of a path, or of a run's folder, which holds model.safetensors.
+
+    The folder of a foreign model, with its configuration in it, stands for itself.
+    """
     path = Path(path_or_name)
     if str(path_or_name) in shipped():
         return shipped()[str(path_or_name)]
     if path.is_dir():
+        if any((path / name).is_file() for name in CONFIGS):
+            return path
         if not (path / "model.safetensors").is_file():
             raise Problem(f"{path} is a folder without model.safetensors: give a bundle or a finished run's folder")
         return path / "model.safetensors"
@@ -258,122 +226,99 @@ def find(path_or_name: str | Path) -> Path:
     raise unknown("model", str(path_or_name), shipped())
 
 
+def is_bundle(path_or_name: str | Path) -> bool:
+    """Whether it is a bundle of ours, from its header alone. Raises Problem where it cannot be read."""
+    path = find(path_or_name)
+    if path.is_dir():
+        return False
+    data = mapped(path)
+    try:
+        return "phosphene" in header(path, data)[1]
+    except Problem:
+        return False
+
+
 def describe(path_or_name: str | Path) -> Description:
     """What a bundle is, from its header alone; needs no torch. Raises Problem where it is not a bundle of ours."""
     path = find(path_or_name)
-    try:
-        with open(path, "rb") as file:
-            return _described(path, file, os.fstat(file.fileno()).st_size)
-    except OSError as error:
-        raise Problem(f"{path} cannot be read: {error.strerror or error}") from None
-
-
-def load(path_or_name: str | Path) -> Any:
-    """The system in a bundle, in float32, on the CPU and in eval mode.
-
-    Raises Problem, one line, where the file is truncated, foreign or damaged, where it names an unknown kind, or where
-    its tensors are not exactly those of the system that it describes. The caller's random numbers are left alone.
-    """
-    import torch
-    from safetensors import SafetensorError, safe_open
-
-    told = describe(path_or_name)
-    with torch.random.fork_rng(devices=[]), _at_most(told):
-        built = _built(told)
-    wanted = _tensors(built)
-    _check(told, wanted)
-    try:
-        with safe_open(told.path, "pt") as file, torch.no_grad():
-            for key, tensor in wanted.items():
-                tensor.copy_(file.get_tensor(key))
-    except (SafetensorError, OSError) as error:
-        raise Problem(f"{told.path} cannot be read: {_line(error)}") from None
-    system = built[ROOT]
-    if isinstance(system, torch.nn.Module):
-        system.eval()
-    return system
-
-
-def fingerprint(path_or_name: str | Path) -> str:
-    """The first 12 hexadecimal digits of the file's SHA-256: which weights a picture was made with."""
-    with open(find(path_or_name), "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
-
-
-def _described(path: Path, file: Any, size: int) -> Description:
-    """The header: its length (8 bytes, little endian), then JSON. Nothing behind it is read."""
-    if size < 8:
-        raise Problem(f"{path} has {size} bytes; a .safetensors bundle was expected")
-    start = file.read(256)
-    length = int.from_bytes(start[:8], "little")
-    if length > MAX_HEADER:
-        raise Problem(f"{path} is {_guess(start)}; a .safetensors bundle was expected")
-    if 8 + length > size:
-        raise Problem(f"{path} is truncated: its header alone takes {8 + length} bytes, the file has {size}")
-    file.seek(8)
-    header = _json(path, file.read(length), "its header")
-    metadata = header.pop("__metadata__", {})
-    tensors = _announced(path, header, size - 8 - length)
-    if not isinstance(metadata, dict) or not isinstance(metadata.get("phosphene"), str):
+    data = mapped(path)
+    tensors, metadata = header(path, data)
+    if "phosphene" not in metadata:
         raise Problem(f"{path} holds {len(tensors)} tensors but no Phosphene description: not a bundle of ours")
-    told = _json(path, metadata["phosphene"], "its description")
+    told = parsed(path, metadata["phosphene"], "its description")
     if told.get("format") != FORMAT:
-        raise Problem(f"{path} is of bundle format {told.get('format')!r}; this Phosphene reads format {FORMAT}")
+        raise Problem(f"{path} is of bundle format {short(told.get('format'))}; this Phosphene reads format {FORMAT}")
     parts = told.get("parts")
     if not isinstance(parts, dict) or ROOT not in parts or not all(_is_entry(p) for p in parts.values()):
         raise Problem(f"{path}: its description lacks parts, name: [kind, arguments], the whole named {ROOT!r}")
     parts = {name: (kind, arguments) for name, (kind, arguments) in parts.items()}
-    return Description(path, parts, tensors, str(told.get("card", "")), size)
+    return Description(path, parts, tensors, str(told.get("card", "")), len(data))
 
 
-def _guess(start: bytes) -> str:
-    """What a file that begins like this is, if not .safetensors."""
-    if start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
-        return "a web page (HTML or XML), not weights: download the file itself"
-    known = (what for magic, what in NOT_WEIGHTS if start.startswith(magic))
-    return next(known, f"no .safetensors file: it begins with {_short(start[:8])}")
+def load(path_or_name: str | Path, dtype: torch.dtype | None = None) -> Any:
+    """The system in a bundle, on the CPU and in eval mode: in float32, but for its denoisers' networks in `dtype`.
+
+    What is stored in the precision that it is wanted in is mapped into memory and not read before it is used; writing
+    to it is allowed and leaves the file alone. The rest is converted tensor by tensor.
+    Raises Problem, one line, where the file is truncated, foreign or damaged, where it names an unknown kind, or where
+    its tensors are not exactly those of the system that it describes. The caller's random numbers are left alone.
+    """
+    import torch
+    from torch import nn
+
+    from phosphene.diffusion.denoiser import Denoiser
+
+    told = describe(path_or_name)
+    with torch.random.fork_rng(devices=[]), _at_most(told), _hollow():
+        built = _built(told)
+    system = built[ROOT]
+    if isinstance(system, nn.Module):
+        for denoiser in (m for m in system.modules() if dtype is not None and isinstance(m, Denoiser)):
+            denoiser.net.to(dtype)  # costs nothing: there are no numbers yet
+        system.eval()
+    wanted = _tensors(built)
+    _check(told, wanted)
+    for key, tensor in wanted.items():
+        stored = told.tensors[key]
+        numbers = stored.tensor().to(tensor.dtype)
+        if numbers.dtype != ...:
+            stored.forget()
+        if isinstance(tensor, nn.Parameter):
+            numbers = nn.Parameter(numbers, tensor.requires_grad)
+        torch.utils.swap_tensors(tensor, numbers)  # in its place, so that whoever holds the parameter has the new one
+    return system
 
 
-def _json(path: Path, text: bytes | str, what: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise Problem(f"{path} is damaged, or not a .safetensors file: {what} is not JSON ({_line(error)})") from None
-    if not isinstance(value, dict):
-        raise Problem(f"{path}: {what} is a JSON {type(value).__name__}, an object was expected")
-    return value
+def _hollow() -> Any:
+    """A context in which modules are made without numbers: each parameter goes to the meta device when it is
+    registered, before it is initialised. Buffers are what the constructor makes them, as not all of them are stored."""
+    import torch
+    from torch import nn
+    from torch.nn.modules.module import register_module_parameter_registration_hook
+
+    thread = threading.get_ident()  # the hook is one for the whole program
+
+    def empty(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        if parameter is not None and not parameter.is_meta and threading.get_ident() == thread:
+            hollow = nn.Parameter(torch.empty_like(parameter, device="meta"), parameter.requires_grad)
+            torch.utils.swap_tensors(parameter, hollow)
+
+    return contextlib.closing(...)
 
 
-def _announced(path: Path, header: dict[str, Any], data: int) -> dict[str, Stored]:
-    """{key: Stored}. The tensors must fill the `data` bytes behind the header, without holes and without overlap."""
-    tensors, spans = {}, []
-    for key, entry in header.items():
-        try:
-            stored = Stored(entry["dtype"], tuple(_natural(n) for n in entry["shape"]))
-            begin, end = (_natural(n) for n in entry["data_offsets"])
-            sound = end - begin == BYTES[stored.dtype] * stored.count
-        except (KeyError, TypeError, ValueError):
-            sound = False
-        if not sound:
-            raise Problem(f"{path} is damaged: tensor {key!r} is announced as {_short(entry)}")
-        tensors[key] = stored
-        spans.append((begin, end))
-    position = 0
-    for begin, end in sorted(spans):
-        if begin != position:
-            raise Problem(f"{path} is damaged: its tensors overlap or leave a hole at byte {position} of the data")
-        position = end
-    if position > data:
-        raise Problem(f"{path} is truncated: its tensors take {position} bytes, {data} are there; download it again")
-    if position < data:
-        raise Problem(f"{path} is damaged: {data - position} bytes follow its last tensor")
-    return tensors
+def fingerprint(path_or_name: str | Path) -> str:
+    """The first 12 hexadecimal digits of the file's SHA-256: which weights a picture was made with.
 
-
-def _natural(value: Any) -> int:
-    if type(value) is not int or value < 0:
-        raise ValueError(value)
-    return value
+    Of a folder: of all the weights in it, in the order of their names.
+    """
+    path = find(path_or_name)
+    kinds = (".safetensors", ".bin", ".ckpt", ".pt")
+    files = sorted(p for p in path.rglob("*") if p.suffix in kinds) if path.is_dir() else [path]
+    digest = hashlib.sha256()
+    for each in files:
+        with open(each, "rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:12]
 
 
 def _is_entry(value: Any) -> bool:
@@ -393,7 +338,7 @@ def _built(told: Description) -> dict[str, Any]:
         except Problem:
             raise
         except Exception as error:  # the arguments come from the file, and so does whatever they lead to
-            raise Problem(f"{where} cannot be made: {kind} says {_line(error)}") from None
+            raise Problem(f"{where} cannot be made: {kind} says {line(error)}") from None
         if not is_part(part):
             raise Problem(f"{where}: {kind} is a block kind, not a part")
         built[name] = part
@@ -415,7 +360,7 @@ def _value(value: Any, built: dict[str, Any], where: str) -> Any:
             if inside not in KINDS:
                 raise Problem(f"{where}: {unknown('kind', inside, KINDS)}")
             return class_of(inside)
-    raise Problem(f"{where}: {_short(value)} is neither a part named before it, nor a class, nor a dict")
+    raise Problem(f"{where}: {short(value)} is neither a part named before it, nor a class, nor a dict")
 
 
 @functools.cache
@@ -469,13 +414,3 @@ def _at_most(told: Description) -> Any:
 
 def _some(keys: list[str]) -> str:
     return keys[0] if len(keys) == 1 else f"{keys[0]} and {len(keys) - 1} more tensors"
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}…"
-
-
-def _line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return (lines[0] if lines else type(error).__name__)[:200]
