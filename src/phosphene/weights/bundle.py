@@ -11,13 +11,14 @@ a file can be wrong is a Problem. Whatever is read comes from outside, so nothin
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import importlib
 import json
 import math
-import os
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,8 +42,9 @@ _KINDS = {
     "diffusion.schedule": "Cosine Flow Karras Linear ScaledLinear Sigmoid Table",
     "nets.autoencoder": "Autoencoder ConvDecoder ConvEncoder ConvTower PatchCode PatchDiscriminator",
     "nets.layers": "Conventions AddedTimeEmbedding TimeEmbedding ResBlock ScaleShiftResBlock "
-    "SelfAttention2d SpatialTransformer CornerDownsample Downsample ResDownsample ResUpsample TransposedUpsample Upsample "
-    "PlainResDownsample PlainResUpsample CrossAttention2d JointAttention2d NormedJointAttention2d",
+    "SelfAttention2d SpatialTransformer CornerDownsample Downsample ResDownsample ResUpsample TransposedUpsample "
+    "Upsample PlainResDownsample PlainResUpsample",
+    "nets.joint": "CrossAttention2d JointAttention2d NormedJointAttention2d",
     "nets.transformer": "DiT TextTransformer VisionTransformer",
     "nets.resnet": "ClipResNet",
     "nets.unet": "UNet",
@@ -269,7 +271,7 @@ def load(path_or_name: str | Path, dtype: torch.dtype | None = None) -> Any:
     from phosphene.diffusion.denoiser import Denoiser
 
     told = describe(path_or_name)
-    with torch.random.fork_rng(devices=[]), _at_most(told), _hollow():
+    with torch.random.fork_rng(devices=[]), _at_most(told), hollow():
         built = _built(told)
     system = built[ROOT]
     if isinstance(system, nn.Module):
@@ -279,19 +281,17 @@ def load(path_or_name: str | Path, dtype: torch.dtype | None = None) -> Any:
     wanted = _tensors(built)
     _check(told, wanted)
     for key, tensor in wanted.items():
-        stored = told.tensors[key]
-        numbers = stored.tensor().to(tensor.dtype)
-        if numbers.dtype != ...:
-            stored.forget()
+        numbers = told.tensors[key].tensor(tensor.dtype)
         if isinstance(tensor, nn.Parameter):
             numbers = nn.Parameter(numbers, tensor.requires_grad)
         torch.utils.swap_tensors(tensor, numbers)  # in its place, so that whoever holds the parameter has the new one
     return system
 
 
-def _hollow() -> Any:
-    """A context in which modules are made without numbers: each parameter goes to the meta device when it is
-    registered, before it is initialised. Buffers are what the constructor makes them, as not all of them are stored."""
+@contextlib.contextmanager
+def hollow() -> Iterator[None]:
+    """Modules made in this context have no numbers: each parameter goes to the meta device when it is registered,
+    before it is initialised. Buffers are what the constructor makes them, as not all of them are stored."""
     import torch
     from torch import nn
     from torch.nn.modules.module import register_module_parameter_registration_hook
@@ -303,7 +303,11 @@ def _hollow() -> Any:
             hollow = nn.Parameter(torch.empty_like(parameter, device="meta"), parameter.requires_grad)
             torch.utils.swap_tensors(parameter, hollow)
 
-    return contextlib.closing(...)
+    hook = register_module_parameter_registration_hook(empty)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def fingerprint(path_or_name: str | Path) -> str:
@@ -314,11 +318,12 @@ def fingerprint(path_or_name: str | Path) -> str:
     path = find(path_or_name)
     kinds = (".safetensors", ".bin", ".ckpt", ".pt")
     files = sorted(p for p in path.rglob("*") if p.suffix in kinds) if path.is_dir() else [path]
-    digest = hashlib.sha256()
+    digests = []
     for each in files:
         with open(each, "rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()[:12]
+            digests.append(hashlib.file_digest(file, "sha256"))
+    whole = digests[0] if len(digests) == 1 else hashlib.sha256(b"".join(d.digest() for d in digests))
+    return whole.hexdigest()[:12]
 
 
 def _is_entry(value: Any) -> bool:

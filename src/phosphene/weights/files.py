@@ -19,6 +19,7 @@ from phosphene.weights.pickles import Inert, Tree, read_stream, read_zip
 from phosphene.weights.stored import DTYPES, Stored, line, mapped, short
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 MAX_HEADER = 64 << 20  # bytes of a .safetensors' header, or of a .json
@@ -68,6 +69,10 @@ class Tensors(Mapping[str, "Tensor"]):
 
     def __getitem__(self, key: str) -> Tensor:
         return self.stored[key].tensor()
+
+    def read(self, key: str, dtype: torch.dtype | None) -> Tensor:
+        """The tensor in another dtype, as a copy, or as it lies there where it has that dtype or None is asked for."""
+        return self.stored[key].tensor(dtype)
 
     def __contains__(self, key: object) -> bool:
         return key in self.stored

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from phosphene.errors import Problem
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 Buffer = mmap.mmap | bytearray
@@ -68,8 +69,28 @@ class Stored:
             return self.count
         return 1 + sum((n - 1) * s for n, s in zip(self.shape, self.stride, strict=True))
 
-    def tensor(self) -> Tensor:
-        """The tensor itself, on the CPU: memory-mapped, but for odd places (copied) and bools (read as not 0)."""
+    def tensor(self, dtype: torch.dtype | None = None) -> Tensor:
+        """The tensor itself, on the CPU, as it lies there or in `dtype`.
+
+        As it lies there it is memory-mapped, but for odd places (copied) and bools (read as not 0). In another dtype it
+        is a copy, and the memory of what was read is given back.
+        """
+        tensor = self._mapped()
+        if dtype is None or tensor.dtype == dtype:
+            return tensor
+        copy = tensor.to(dtype)
+        self.forget()
+        return copy
+
+    def forget(self) -> None:
+        """Gives the memory back that reading this tensor took; what was written to it in memory is lost."""
+        buffer, page = self.held(), mmap.PAGESIZE
+        begin = -(-self.begin // page) * page  # whole pages that are this tensor's alone
+        length = (self.begin + self.extent * DTYPES[self.dtype][0]) // page * page - begin
+        if length > 0 and isinstance(buffer, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            buffer.madvise(mmap.MADV_DONTNEED, begin, length)
+
+    def _mapped(self) -> Tensor:
         import torch
 
         size, name = DTYPES[self.dtype]
