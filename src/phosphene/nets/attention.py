@@ -56,9 +56,12 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
         context = x if context is None else context
-        q, k, v = (self._split(f(y)) for f, y in ((self.to_q, x), (self.to_k, context), (self.to_v, context)))
-        out = attention(q, k, v, bias)  # (B, H, L, d)
-        return self.to_out(out.transpose(1, 2).flatten(2))  # (B, L, dim)
+        return self.mix(self.to_q(x), self.to_k(context), self.to_v(context), bias)
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Queries (B, L, dim), keys and values (B, M, dim), projected already → (B, L, dim)."""
+        out = attention(self._split(q), self._split(k), self._split(v), bias)  # (B, H, L, d)
+        return self.to_out(out.transpose(1, 2).flatten(2))
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, H, L, d)

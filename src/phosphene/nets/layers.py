@@ -44,6 +44,7 @@ class Conventions:
     eps         of GroupNorm
     act         the activation, one of ACTIVATIONS
     sine_first, freq_shift   of the time's sinusoids, as in DDPM's first code: [sin, cos], and half − 1 in the exponent
+    shrink      what the sum at the end of a residual block is divided by: √2 keeps its variance (Saharia et al. 2021)
     """
 
     def __init__(
@@ -53,7 +54,9 @@ class Conventions:
         act: str = "silu",
         sine_first: bool = False,
         freq_shift: float = 0.0,
+        shrink: float = 1.0,
     ):
+        self.shrink = shrink
         self.groups, self.eps, self.act = groups, eps, activation(act)
         self.sine_first, self.freq_shift = sine_first, freq_shift
 
@@ -151,7 +154,7 @@ class ResBlock(nn.Module):
         how: Conventions = OURS,
     ):
         super().__init__()
-        self.act = how.act
+        self.act, self.shrink = how.act, how.shrink
         self.norm1 = how.norm(in_channels)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         self.emb = None if emb_dim is None else nn.Linear(emb_dim, self.scales * out_channels)
@@ -165,7 +168,8 @@ class ResBlock(nn.Module):
         h = self.conv1(self.resized(self.act(self.norm1(x)), size))
         h = self.norm2(h) if emb is None else self.told(h, self.emb(self.act(emb))[..., None, None])
         h = self.conv2(self.dropout(self.act(h)))
-        return self.shortcut(self.resized(x, size)) + h
+        x = self.shortcut(self.resized(x, size)) + h
+        return x if self.shrink == 1 else x / self.shrink
 
     def told(self, h: Tensor, emb: Tensor) -> Tensor:
         return self.norm2(h + emb)
@@ -238,8 +242,8 @@ def nearest(x: Tensor, size: Sequence[int] | None = None) -> Tensor:
     return F.interpolate(x, size=tuple(size) if size else (2 * x.shape[-2], 2 * x.shape[-1]), mode="nearest")
 
 
-class ResDownsample(ScaleShiftResBlock):
-    """The way down inside a residual block, by the mean of 2×2 pixels (Dhariwal & Nichol 2021, as in BigGAN)."""
+class PlainResDownsample(ResBlock):
+    """The way down inside a residual block, by the mean of 2×2 pixels (Song et al. 2021, as in BigGAN)."""
 
     def __init__(self, channels: int, emb_dim: int | None = None, dropout: float = 0.0, how: Conventions = OURS):
         super().__init__(channels, channels, emb_dim, dropout, how)
@@ -248,14 +252,22 @@ class ResDownsample(ScaleShiftResBlock):
         return F.avg_pool2d(x, 2)
 
 
-class ResUpsample(ScaleShiftResBlock):
-    """The way up inside a residual block, by the nearest pixel (Dhariwal & Nichol 2021, as in BigGAN)."""
+class PlainResUpsample(ResBlock):
+    """The way up inside a residual block, by the nearest pixel (Song et al. 2021, as in BigGAN)."""
 
     def __init__(self, channels: int, emb_dim: int | None = None, dropout: float = 0.0, how: Conventions = OURS):
         super().__init__(channels, channels, emb_dim, dropout, how)
 
     def resized(self, x: Tensor, size: Sequence[int] | None) -> Tensor:
         return nearest(x, size)
+
+
+class ResDownsample(PlainResDownsample, ScaleShiftResBlock):
+    """The same in blocks that the time scales and shifts (Dhariwal & Nichol 2021)."""
+
+
+class ResUpsample(PlainResUpsample, ScaleShiftResBlock):
+    """The same in blocks that the time scales and shifts (Dhariwal & Nichol 2021)."""
 
 
 class SelfAttention2d(nn.Module):
