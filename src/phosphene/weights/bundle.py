@@ -45,6 +45,8 @@ _KINDS = {
     "SelfAttention2d SpatialTransformer CornerDownsample Downsample ResDownsample ResUpsample TransposedUpsample "
     "Upsample PlainResDownsample PlainResUpsample",
     "nets.joint": "CrossAttention2d JointAttention2d NormedJointAttention2d",
+    "nets.quantize": "VqAutoencoder",
+    "nets.tiny": "TinyAutoencoder",
     "nets.transformer": "DiT TextTransformer VisionTransformer",
     "nets.resnet": "ClipResNet",
     "nets.unet": "UNet",
