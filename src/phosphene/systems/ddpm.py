@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from ..diffusion.cond import Cond
 from ..diffusion.denoiser import Denoise, Denoiser
 from ..diffusion.editing import from_picture, inverted, keep
-from ..diffusion.guidance import clamp
+from ..diffusion.guidance import clamp, dynamic_threshold
 from ..diffusion.noise import Between, path
 from ..diffusion.samplers import ddim, sample, start
 from ..errors import Problem
@@ -32,6 +32,8 @@ class Ddpm(System):
 
     sampler, spacing, steps, guidance   what `generate` uses unless it is told otherwise
     offset, end   of the times of that sampler (diffusion/schedule.py), as the schedulers of some files want them
+    options       that sampler's own, such as {"variance": "learned"}
+    threshold     (quantile, most) of the dynamic threshold that takes the place of clamping x0 to ±1
     """
 
     stage = "base"
@@ -50,13 +52,15 @@ class Ddpm(System):
         guidance: float = 1.0,
         offset: int = 0,
         end: float = 0.0,
+        options: dict | None = None,
+        threshold: Sequence[float] | None = None,
     ):
         super().__init__()
         self.denoiser = denoiser
         self.encoder = NoEncoder() if encoder is None else encoder
         self.size, self.channels = size, channels
         self.sampler, self.spacing, self.steps, self.guidance = sampler, spacing, steps, guidance
-        self.offset, self.end = offset, end
+        self.offset, self.end, self.options, self.threshold = offset, end, options or {}, threshold
 
     @property
     def multiple(self) -> int:
@@ -141,6 +145,7 @@ class Ddpm(System):
         interval: tuple[float, float] | None = None,
         grammar: str = "webui",
         clip_skip: int | None = None,
+        beside: Cond | None = None,
         **options,
     ) -> Iterator[Preview]:
         """One run of a sampler.
@@ -151,6 +156,7 @@ class Ddpm(System):
         negative  prompts to move away from, one a picture, in the place of the null prompt
         rescale, interval   of classifier-free guidance (diffusion/guidance.py)
         grammar, clip_skip  of the prompts (systems/words.py)
+        beside    what the network is shown beside x; None: what the source says
         """
         n, schedule = len(prompts), self.denoiser.schedule
         sampler = sampler or ("ddim" if source and source.invert is not None else self.sampler)
@@ -158,7 +164,9 @@ class Ddpm(System):
         size = self._inside(_one_size(size, source))
         noise = noise or path((self.channels, *size), seeds, stage, self.device)
         z = noise.start().to(self.device)
-        also = self._beside(source, noise, n, size)
+        also = self._beside(source, noise, n, size) if beside is None else beside
+        if sampler == self.sampler:
+            options = {**self.options, **options}
         words = {"also": also, "grammar": grammar, "clip_skip": clip_skip}
         x, known = start(z, times[0], schedule), None
         if source is not None:
@@ -187,6 +195,8 @@ class Ddpm(System):
 
     def _guided(self, prompts: Sequence[Prompt | Between], negative, guidance: float, times: Tensor, **how) -> Denoise:
         denoise = guided(self.denoiser, self.encoder, prompts, negative, guidance, times, **how)
+        if self.threshold is not None:
+            return dynamic_threshold(denoise, *self.threshold)
         return denoise if self.bound is None else clamp(denoise, self.bound)
 
     def _beside(self, source: Source | None, noise, n: int, size: tuple[int, int]) -> Cond:

@@ -54,6 +54,10 @@ def guided(
         raise unknown("grammar", grammar, GRAMMARS)
     if negative is not None and len(negative) != len(prompts):
         raise Problem(f"{len(negative)} negative prompts for {len(prompts)} pictures: as many are wanted, or none")
+    if negative is None and not getattr(encoder, "null", True):
+        if guidance != 1:
+            raise Problem(f"guidance={guidance}: this model has no null prompt to move away from: give a negative one")
+        negative = prompts  # has no weight
     read = grammar == "webui" and getattr(encoder, "weighs", False)
     steps, encode = len(times) - 1, _skipping(encoder, clip_skip)
     rows = [_composed(p, steps) if read else [((p, 1.0),)] * steps for p in prompts]

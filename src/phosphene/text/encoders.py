@@ -47,12 +47,12 @@ class TextEncoder(nn.Module):
 
 @part
 class ClassEncoder(nn.Module):
-    """A class number → vector (B, width); the null prompt has a row of its own."""
+    """A class number → vector (B, width); the null prompt has a row of its own, the last, unless `null` is False."""
 
-    def __init__(self, classes: int, width: int, names: Sequence[str] | None = None):
+    def __init__(self, classes: int, width: int, names: Sequence[str] | None = None, null: bool = True):
         super().__init__()
-        self.classes, self.width, self.names = classes, width, list(names or [])
-        self.embedding = nn.Embedding(classes + 1, width)
+        self.classes, self.width, self.names, self.null = classes, width, list(names or []), null
+        self.embedding = nn.Embedding(classes + null, width)
 
     def forward(self, prompts: Sequence[int | str | None]) -> Cond:
         rows = torch.tensor([self._row(p) for p in prompts], device=self.embedding.weight.device)
@@ -60,6 +60,8 @@ class ClassEncoder(nn.Module):
 
     def _row(self, prompt: int | str | None) -> int:
         if prompt is None or prompt == "":
+            if not self.null:
+                raise Problem(f"this model wants a class as its prompt, a number from 0 to {self.classes - 1}")
             return self.classes
         if prompt in self.names:
             return self.names.index(prompt)

@@ -54,6 +54,7 @@ _KINDS = {
     "systems.clip": "ClipSystem Look",
     "systems.ddpm": "Ddpm",
     "systems.latent": "Latent",
+    "systems.upscale": "Upscaler",
     "text.clip": "ClipTextEncoder ClipTokenizer",
     "text.encoders": "ClassEncoder NoEncoder TextEncoder",
     "text.tokenizer": "Tokenizer",
