@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageChops, ImageFilter
 from torch import Tensor
+from torch.nn import functional as F
 
 from phosphene.data.pictures import decode, fitted, opaque
 from phosphene.errors import Problem, unknown
@@ -21,7 +22,7 @@ from phosphene.errors import Problem, unknown
 SIDES = ("left", "top", "right", "bottom")
 WHITE = (255, 255, 255)  # what transparent parts are put on
 LARGEST = 4096  # pixels a side of what a model is given
-FAR = 1.6  # a picture so many times larger or smaller a side than a model's own is brought to its size
+FAR = 2  # times as many, or as few, pixels as a model was trained on: such a picture is brought to its size
 
 Picture = str | Path | Image.Image
 
@@ -61,7 +62,7 @@ def prepare(
     mask: Picture | None = None,
     *,
     expand: int | str | Mapping[str, int] | None = None,
-    feather: int = 0,
+    feather: int | None = None,
     size: tuple[int, int] | None = None,
     trained: int | None = None,
     multiple: int = 1,
@@ -71,9 +72,10 @@ def prepare(
     picture  a file, upright as its EXIF says, or a PIL picture; what is transparent is put on white
     mask     likewise, by its brightness: white is redrawn, black stays; "alpha": what is transparent is redrawn
     expand   pixels to add on every side, or {"left": 64, …}, or "left=64,top=0": they are redrawn
-    feather  pixels over which what is redrawn fades in, inwards from the edge of the mask
-    size     (height, width) to which the picture is cropped and resized first. None: its own, but where it is FAR from
-             `trained`, the pixels a side that the model knows
+    feather  pixels over which what is redrawn fades in, inwards from the edge of the mask; None: a twentieth of the
+             shorter side, at most 32
+    size     (height, width) to which the picture is cropped and resized first. None: its own; but FAR from
+             `trained`, the pixels a side that the model knows, it works at about that size
     multiple what both sides of what the system is given divide by: the edges are repeated to fill them
     Raises Problem for what is no picture, an absurd size, an empty mask, sides that are not there.
     """
@@ -91,8 +93,9 @@ def prepare(
         original, where = _expanded(original, where, sides)
     if where is not None and not where.getbbox():
         raise Problem("the mask is empty: white is what is to be redrawn, and all of it is black")
-    if where is not None and feather:
-        where, receipt["feather"] = _feathered(where, feather), feather
+    if where is not None:
+        receipt["feather"] = min(32, min(original.size) // 20) if feather is None else feather
+        where = _feathered(where, receipt["feather"])
     work = original.size if size is not None else _working(original.size, trained)
     image, inside = _padded(original, work, multiple), None
     if where is not None:
@@ -155,21 +158,26 @@ def _expanded(
 
 
 def _feathered(mask: Image.Image, pixels: int) -> Image.Image:
-    """Faded in over `pixels`, inwards: what was black stays black."""
-    if not 0 <= pixels <= LARGEST:
-        raise Problem(f"feather={pixels}: pixels, at least 0, were expected")
-    around = Image.new("L", (mask.width + 2 * pixels, mask.height + 2 * pixels), 0)
-    edges = np.pad(np.asarray(mask), pixels, mode="edge")  # a mask that ends at the picture's edge does not fade there
-    around = Image.fromarray(edges).filter(ImageFilter.BoxBlur(pixels))
-    soft = around.crop((pixels, pixels, pixels + mask.width, pixels + mask.height)).point(lambda v: max(0, 2 * v - 255))
-    return ImageChops.darker(mask, soft)
+    """Faded in over `pixels`, inwards, and over less where the white is not as wide; not at the picture's own edge."""
+    if not 0 <= pixels <= 512:
+        raise Problem(f"feather={pixels}: from 0, a hard edge, to 512 pixels")
+    inside = shrunk = _tensor(np.asarray(mask)[..., None])
+    depth = torch.zeros_like(inside)  # 1 at the edge of the white, `pixels` where it is that deep or deeper
+    for _ in range(pixels):
+        depth = depth + shrunk
+        shrunk = -F.max_pool2d(-F.pad(shrunk, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+    deepest = depth
+    for window in ((2 * pixels + 1, 1), (1, 2 * pixels + 1)):
+        deepest = F.max_pool2d(deepest, window, stride=1, padding=[side // 2 for side in window])
+    soft = inside * depth / deepest.clamp(min=1e-6) if pixels else inside
+    return Image.fromarray((soft[0, 0] * 255).round().to(torch.uint8).numpy())
 
 
 def _working(size: tuple[int, int], trained: int | None) -> tuple[int, int]:
     """(width, height) at which a model works on a picture of this size."""
-    side = (size[0] * size[1]) ** 0.5
-    far = trained and not 1 / FAR <= side / trained <= FAR
-    work = tuple(max(1, round(s * trained / side)) for s in size) if far else size
+    area = size[0] * size[1] / (trained**2 if trained else size[0] * size[1])
+    near = 1 / FAR <= area <= FAR
+    work = size if near else tuple(max(1, round(side / area**0.5)) for side in size)
     if max(work) > LARGEST or max(work) > 64 * min(work):
         raise Problem(
             f"{size[0]}x{size[1]} pixels: too large or too narrow a picture to work on; --size brings it to another"

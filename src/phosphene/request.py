@@ -71,7 +71,7 @@ def edit(
     *,
     mask: Picture | None = None,
     expand: int | str | Mapping[str, int] | None = None,
-    feather: int = 0,
+    feather: int | None = None,
     size: tuple[int, int] | None = None,
     strength: float | None = None,
     invert: bool | str = False,

@@ -33,7 +33,7 @@ def edit(
     strength: float | None = None,
     mask: str | None = None,
     expand: str | None = None,
-    feather: int = 0,
+    feather: int | None = None,
     invert: bool = False,
     source: str | None = None,
     size: str | None = None,
@@ -48,7 +48,7 @@ def edit(
     strength   how much may change: 0.3 a little, 1 all of it; 0.6 if not given, and 1 with --mask or --expand
     mask       a picture: what is white there is drawn anew, what is black stays. Or `alpha`: what is transparent is
     expand     pixels to add on every side, and draw: 64, or left=64,top=32 (and right, bottom)
-    feather    pixels over which the new part fades in at the edge of the mask, inwards
+    feather    pixels over which the new part fades in, inwards from the edge of the mask; 0 is a hard edge
     invert     start from the very noise that makes the picture (DDIM inversion), so that more of it stays
     source     what the picture shows, in words, for --invert; if not given, what its own PNG says it was made of
     size       in pixels, 64 or WIDTHxHEIGHT: the picture is cropped and resized to it first

@@ -74,6 +74,8 @@ def variances(t: Level, s: Level) -> tuple[Tensor, Tensor]:
 def ancestral(t: Level, s: Level, eta: float) -> Tensor:
     """τ of DDIM and of the ancestral samplers: η²·posterior, at most 1 (Song et al. 2021, equation 16)."""
     _not_negative(eta)
+    if eta == 0:  # also on the way up to a level of no signal, where the posterior is infinite
+        return torch.zeros((), dtype=torch.float64)
     return (eta**2 * posterior(t, s)).clamp(0, 1)
 
 
