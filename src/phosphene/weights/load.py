@@ -26,7 +26,7 @@ from ..errors import Problem, unknown
 from . import bundle, files
 
 # In this order: the first that claims what was found reads it.
-FAMILIES: list[str] = []
+FAMILIES: list[str] = ["stable", "vae"]
 
 CONFIGS = ("model_index.json", "open_clip_config.json", "config.json")  # a folder is what the first of these says
 STANDARD = ("diffusion_pytorch_model", "model", "pytorch_model", "open_clip")  # names of files that have one beside
@@ -57,6 +57,7 @@ class Found:
     tensors  of a file; None for a folder
     told     what the caller says that the file does not
     assumed  {name: value} of what nothing said, and what was taken
+    notes    what else the user should know, a line each
     """
 
     path: Path
@@ -64,6 +65,7 @@ class Found:
     tensors: files.Tensors | None = None
     told: dict[str, Any] = field(default_factory=dict)
     assumed: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def kind(self) -> str:
@@ -90,7 +92,7 @@ class Found:
         inside = look(self.path / folder)
         if inside is None:
             raise Problem(f"{self.path / folder} is a bundle of ours inside of a foreign folder")
-        inside.told, inside.assumed = self.told, self.assumed
+        inside.told, inside.assumed, inside.notes = self.told, self.assumed, self.notes
         return inside
 
     def ask(self, name: str, default: Any) -> Any:
@@ -119,10 +121,18 @@ def load(path_or_name: str | Path, dtype: torch.dtype | None = None, **told: Any
     _known(told, getattr(family, "OPTIONS", told), f"a checkpoint of the family {family.__name__.split('.')[-1]!r}")
     found.told = told
     part = family.read(found, dtype or torch.float32, told)
-    for name, value in found.assumed.items():
-        note = f"{found.path.name} does not say {name}; {value!r} was taken, {name}=… says otherwise"
+    for note in remarks(found):
         warnings.warn(note, Assumed, stacklevel=2)
     return part
+
+
+def remarks(found: Found) -> list[str]:
+    """What the user should know of how a checkpoint was read, a line each."""
+    name = found.path.name
+    return [
+        f"{name} does not say {what}: taken is {value}; {what}=… says otherwise"
+        for what, value in found.assumed.items()
+    ] + found.notes
 
 
 def look(path_or_name: str | Path) -> Found | None:

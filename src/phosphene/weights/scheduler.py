@@ -88,7 +88,7 @@ def plan(config: Mapping[str, Any], what: str) -> Plan:
 
 
 def schedule_of(config: Mapping[str, Any], what: str) -> Table:
-    """The betas: trained_betas as they are, or a named curve. The names' defaults are the library's, not any model's."""
+    """The betas: trained_betas as they are, or a named curve. What is not named has diffusers' default."""
     zero = bool(config.get("rescale_betas_zero_snr", False))
     T = config.get("num_train_timesteps", 1000)
     if config.get("trained_betas"):
