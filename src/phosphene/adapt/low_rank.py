@@ -1,0 +1,223 @@
+"""LoRA on a system: y + strength · alpha/r · up(down(x)) beside its layers (Hu et al. 2021, §4.1).
+
+Put on from outside, by hooks on the layers that it changes, so that it goes onto a system in any precision, several add
+up, and none is ever taken out of rounded weights.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..errors import Problem
+from ..weights import lora
+from ..weights.lora import WIDTHS, Lora, LowRank
+from .worn import Worn, worn
+
+
+class Adapter(Worn, nn.Module):
+    """A LoRA on a system. Its parameters are the down and up of every layer; `new` makes one to train."""
+
+    kind = "lora"
+
+    def __init__(self, layers: Mapping[str, Layer], strength: float = 1.0):
+        super().__init__()
+        self.paths, self.layers = list(layers), nn.ModuleList(layers.values())
+        self.strength = strength
+        self._hooks: list[Any] = []
+
+    def _on(self, system: nn.Module) -> None:
+        for path, layer in zip(self.paths, self.layers):
+            self._hooks.append(system.get_submodule(path).register_forward_hook(self._hook(layer)))
+
+    def _hook(self, layer: Layer):
+        def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            return output + layer(inputs[0], self.strength).to(output.dtype) if self.strength else output
+
+        return add
+
+    def _off(self) -> None:
+        while self._hooks:
+            self._hooks.pop().remove()
+
+    def lora(self) -> Lora:
+        """What it is now, for `lora.write`, `write_kohya` or `write_peft`."""
+        return Lora({path: layer.low() for path, layer in zip(self.paths, self.layers)})
+
+    def save(self, path: str | Path) -> Path:
+        """Writes it in our own form, which names the layers of any system (weights/lora.py)."""
+        return lora.write(self.lora(), path)
+
+
+class Layer(nn.Module):
+    """strength · scale · up(down(x)) beside one layer, linear or a convolution."""
+
+    def __init__(self, low: LowRank, beside: nn.Module):
+        super().__init__()
+        self.down = nn.Parameter(low.down, requires_grad=False)
+        self.up = nn.Parameter(low.up, requires_grad=False)
+        self.scale = low.scale
+        conv = low.down.ndim == 4
+        self.how = {name: getattr(beside, name) for name in ("stride", "padding", "dilation")} if conv else None
+        self._at: tuple[Any, Tensor, Tensor] | None = None
+
+    def forward(self, x: Tensor, strength: float) -> Tensor:
+        down, up = self._weights(x)
+        if self.how is None:
+            return F.linear(F.linear(x, down) * (strength * self.scale), up)
+        return F.conv2d(F.conv2d(x, down, **self.how) * (strength * self.scale), up)
+
+    def _weights(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """down and up where x is and as precise; kept there, unless they are being trained."""
+        if self.down.requires_grad:
+            return self.down.to(x), self.up.to(x)
+        if self._at is None or self._at[0] != (x.device, x.dtype):
+            self._at = (x.device, x.dtype), self.down.to(x), self.up.to(x)
+        return self._at[1:]
+
+    def low(self) -> LowRank:
+        return LowRank(self.down.detach(), self.up.detach(), self.scale * self.up.shape[1])
+
+
+def apply(system: nn.Module, file: str | Path | Lora, strength: float = 1.0, name: str | None = None) -> Adapter:
+    """Puts a LoRA on: all of it, or nothing and a Problem.
+
+    file  a LoRA as `lora.read` knows them, or one that was read
+    name  what it is called; None is the file's stem
+    Raises Problem for a layer that the system does not have or that is of another shape, saying what family of models
+    the LoRA seems to be for; for a file or a name that is on already; for a strength that is no number.
+    """
+    found = file if isinstance(file, Lora) else lora.read(file)
+    strength = _number(found.name, strength)
+    layers = {}
+    for path, low in found.layers.items():
+        beside = _layer(system, path)
+        if beside is None:
+            raise Problem(
+                f"{found.name} changes {path}, which is not in {_what(system)}: it seems to be for {found.family}"
+            )
+        try:
+            layers[path] = Layer(_fitting(low.plain(), beside), beside)
+        except ValueError as error:
+            raise Problem(
+                f"{found.name}: {path} {error} in {_what(system)}: it seems to be for {found.family}"
+            ) from None
+    adapter = Adapter(layers, strength)
+    adapter.put(system, name or found.stem, found.path)
+    return adapter
+
+
+def new(
+    system: nn.Module,
+    rank: int = 4,
+    alpha: float | None = None,
+    targets: Sequence[str] = ("denoiser.*.to_[qkv]", "denoiser.*.to_out"),
+    name: str = "new",
+) -> Adapter:
+    """A LoRA to train, which begins as nothing: train `adapter.parameters()` on `system.loss`, then `adapter.save`.
+
+    alpha    None is the rank, a scale of 1
+    targets  the layers, as shell patterns of module paths; those that are linear or convolutions are taken
+    down is drawn by Kaiming He's rule from torch's generator, up is 0. Raises Problem for a pattern without a layer.
+    """
+    if type(rank) is not int or rank < 1:
+        raise Problem(f"rank={rank}: a whole number, at least 1, was expected")
+    layers: dict[str, Layer] = {}
+    for pattern in targets:
+        named = {path: m for path, m in system.named_modules() if fnmatch.fnmatchcase(path, pattern) and _takes(m)}
+        if not named:
+            raise Problem(f"target {pattern!r}: no linear layer or convolution of {type(system).__name__} is called so")
+        for path, module in named.items():
+            out, *inside = _shape(module)
+            down = torch.empty(rank, *inside, device=module.weight.device)
+            nn.init.kaiming_uniform_(down, math.sqrt(5))
+            up = torch.zeros(out, rank, *[1] * (len(inside) - 1 and 2), device=down.device)
+            layers[path] = Layer(LowRank(down, up, float(rank if alpha is None else alpha)), module)
+    adapter = Adapter(layers)
+    adapter.requires_grad_(True)
+    adapter.put(system, name, None)
+    return adapter
+
+
+@torch.no_grad()
+def bake(system: nn.Module) -> None:
+    """Adds the LoRAs that are on, at their strengths, to the weights, and takes them off: for convert.
+
+    Raises Problem for a system that was prepared for sampling, whose weights are packed.
+    """
+    on = [w for w in worn(system) if isinstance(w, Adapter)]
+    for adapter in on:
+        for path in adapter.paths:
+            if not isinstance(system.get_submodule(path), (nn.Linear, nn.Conv2d)):
+                raise Problem(f"{path} is packed for sampling: LoRAs are baked into a system as it was loaded")
+    for adapter in on:
+        for path, low in adapter.lora().layers.items():
+            weight = system.get_submodule(path).weight
+            changed = weight.float() + adapter.strength * low.change().to(weight.device)
+            system.get_submodule(path).weight = nn.Parameter(changed.to(weight.dtype), weight.requires_grad)
+        adapter.remove()
+
+
+def _layer(system: nn.Module, path: str) -> nn.Module | None:
+    try:
+        return system.get_submodule(path)
+    except AttributeError:
+        return None
+
+
+def _takes(module: nn.Module) -> bool:
+    """Whether a module is a linear layer or a plain convolution; those packed for sampling are, by their attributes."""
+    if hasattr(module, "kernel_size"):
+        kind = not isinstance(module, (nn.ConvTranspose2d, nn.Conv1d)) and len(module.kernel_size) == 2
+        return kind and module.groups == 1 and getattr(module, "padding_mode", "zeros") == "zeros"
+    return hasattr(module, "in_features") and hasattr(module, "out_features")
+
+
+def _shape(module: nn.Module) -> tuple[int, ...]:
+    """Of its weight: (out, in) or (out, in, kh, kw)."""
+    if hasattr(module, "kernel_size"):
+        return module.out_channels, module.in_channels, *module.kernel_size
+    return module.out_features, module.in_features
+
+
+def _fitting(low: LowRank, beside: nn.Module) -> LowRank:
+    """The LoRA in its layer's form: a 1×1 convolution is a linear layer. ValueError where it does not fit."""
+    if not _takes(beside):
+        raise ValueError(f"is a {type(beside).__name__}, which takes no LoRA,")
+    out, *inside = _shape(beside)
+    down, up = low.down, low.up
+    theirs = (up.shape[0], *down.shape[1:])
+    if _bare(theirs) != _bare((out, *inside)):
+        raise ValueError(f"is {_said(theirs)} in the file and {_said((out, *inside))}")
+    up = up.flatten(1)
+    return replace(low, down=down.reshape(-1, *inside), up=up[..., None, None] if len(inside) == 3 else up)
+
+
+def _bare(shape: Sequence[int]) -> tuple[int, ...]:
+    return tuple(shape) if math.prod(shape[2:]) != 1 else tuple(shape[:2])
+
+
+def _said(shape: Sequence[int]) -> str:
+    return f"{shape[1]} → {shape[0]}" + "".join(f"{', ' if i == 0 else '×'}{k}" for i, k in enumerate(shape[2:]))
+
+
+def _what(system: nn.Module) -> str:
+    """The system, and how wide its text is, which tells Stable Diffusion 1 from 2."""
+    widths = [_shape(m)[1] for path, m in system.named_modules() if path.endswith("attn2.to_k")]
+    if not widths:
+        return f"this {type(system).__name__}"
+    return WIDTHS.get(widths[0], f"this model, whose text is {widths[0]} wide")
+
+
+def _number(what: str, strength: Any) -> float:
+    if not isinstance(strength, (int, float)) or not math.isfinite(strength):
+        raise Problem(f"{what}: strength {strength!r}, a number such as 0.8 was expected")
+    return float(strength)

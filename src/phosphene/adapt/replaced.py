@@ -1,0 +1,95 @@
+"""Words by textual inversion, and another autoencoder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from ..errors import Problem
+from ..systems.base import frozen
+from ..weights import embedding
+from ..weights.load import load
+from ..weights.lora import WIDTHS
+from .worn import Worn
+
+
+class Word(Worn):
+    """Textual inversion on a system: its encoder reads the word `name` as the vectors of a file."""
+
+    kind = "embedding"
+
+    def __init__(self, vectors: Tensor):
+        self.vectors = vectors
+
+    def _on(self, system: nn.Module) -> None:
+        self.words = system.encoder.words
+        self.words[self.name] = self.vectors
+
+    def _off(self) -> None:
+        del self.words[self.name]
+
+
+def teach(system: nn.Module, file: str | Path, word: str | None = None) -> Word:
+    """Gives the system's encoder a word: `word`, by default what the file says (weights/embedding.py).
+
+    Raises Problem where the encoder takes none, where its tokens are of another width, and for a word that it has.
+    """
+    found = embedding.read(file)
+    encoder, wide = getattr(system, "encoder", None), found.vectors.shape[1]
+    if not isinstance(getattr(encoder, "words", None), dict):
+        raise Problem(
+            f"{found.path} is a word for CLIP's text encoder, which this {type(system).__name__} does not have"
+        )
+    width = encoder.transformer.width
+    if wide != width:
+        whose = f", as in {WIDTHS[wide]}" if wide in WIDTHS else ""
+        raise Problem(f"{found.path} has {wide} numbers a token{whose}; this model's tokens have {width}")
+    word = word or found.trigger
+    ids, known = encoder.tokenizer.ids(word), {trigger: encoder.tokenizer.ids(trigger) for trigger in encoder.words}
+    if not ids:
+        raise Problem(f"{found.path}: {word!r} is no word to CLIP's tokenizer; name another")
+    for trigger in (trigger for trigger, theirs in known.items() if theirs == ids):
+        raise Problem(f"{found.path}: {word!r} is a word already, {trigger!r}; name another, or remove it first")
+    taught = Word(found.vectors)
+    taught.put(system, word, found.path)
+    return taught
+
+
+class Replaced(Worn):
+    """Another autoencoder in the place of a system's own, which `remove` puts back."""
+
+    kind = "vae"
+
+    def __init__(self, autoencoder: nn.Module):
+        self.autoencoder = autoencoder
+
+    def _on(self, system: nn.Module) -> None:
+        self.system, self.own = system, system.autoencoder
+        system.autoencoder = self.autoencoder
+
+    def _off(self) -> None:
+        self.system.autoencoder = self.own
+
+
+def replace_autoencoder(system: nn.Module, file: str | Path) -> Replaced:
+    """Puts the autoencoder of a file, or of the whole model in it, in the place of the system's.
+
+    Raises Problem where the system has none, and where the two do not have latents of one shape.
+    """
+    own = getattr(system, "autoencoder", None)
+    if own is None:
+        raise Problem(f"this {type(system).__name__} has no autoencoder that {file} could replace")
+    other = load(file)
+    other = getattr(other, "autoencoder", other)
+    shapes = [tuple(getattr(a, name, None) for name in ("channels", "f")) for a in (own, other)]
+    if shapes[0] != shapes[1]:
+        what = (
+            type(other).__name__
+            if None in shapes[1]
+            else "an autoencoder of {} channels, 1/{} the size".format(*shapes[1])
+        )
+        raise Problem(f"{file} is {what}; this model's latents have {shapes[0][0]} channels, 1/{shapes[0][1]} the size")
+    replaced = Replaced(frozen(other.to(system.device)))
+    replaced.put(system, Path(file).stem, Path(file))
+    return replaced

@@ -1,0 +1,390 @@
+"""LoRA files: low-rank changes of a network's layers, W + alpha/r · up·down (Hu et al. 2021, §4.1).
+
+Three ways to name the layers are read and written: kohya's (diffusers' paths with every dot an underscore, so that
+only a list of all names can tell which it was), diffusers' and PEFT's own, and ours, a system's module paths, which
+name a layer of any system. A layer's name here is ours where the tables know it, else what the file says.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import Problem
+from ..nets.layers import SpatialTransformer
+from ..nets.unet import UNet
+from . import clip, files, unets
+from .tables import Entry, empty
+
+FOLDER_NAMES = ("adapter_model", "pytorch_lora_weights")  # of the file in a folder: PEFT's, diffusers'
+NET, TEXT = "denoiser.net.", "encoder.transformer."  # where Stable Diffusion's two networks stand in a system
+SUFFIXES = {  # what follows a layer's name in a key -> what it is
+    ".lora_down.weight": "down",
+    ".lora_up.weight": "up",
+    ".lora_mid.weight": "mid",
+    ".alpha": "alpha",
+    ".lora_A.weight": "down",
+    ".lora_B.weight": "up",
+    ".lora_A.default.weight": "down",
+    ".lora_B.default.weight": "up",
+    ".lora.down.weight": "down",
+    ".lora.up.weight": "up",
+    ".lora_linear_layer.down.weight": "down",
+    ".lora_linear_layer.up.weight": "up",
+    "_lora.down.weight": "down",
+    "_lora.up.weight": "up",
+}
+OLD_NAMES = {  # what stood before "_lora.down" in diffusers' attention processors -> the layer they meant
+    **{f".processor.to_{q}": f".to_{q}" for q in "qkv"},
+    ".processor.to_out": ".to_out.0",
+    **{f".self_attn.to_{q}": f".self_attn.{q}_proj" for q in "qkv"},
+    ".self_attn.to_out": ".self_attn.out_proj",
+}
+OTHER_KINDS = {  # what only adapters of other kinds hold in a key -> their name
+    "dora_scale": "DoRA",
+    "lora_magnitude_vector": "DoRA",
+    "hada_": "LoHa",
+    "lokr_": "LoKr",
+    "oft_": "OFT",
+    ".boft": "BOFT",
+    ".on_input": "IA3",
+    ".diff": "a full difference of weights",
+    "lora_embedding_": "LoRA on an embedding",
+    ".bias": "LoRA with biases",
+}
+FAMILIES = (  # parts of names, dots and underscores alike -> whose they are; the first that is found says it
+    (("double_blocks_", "single_blocks_", "single_transformer_blocks_"), "Flux"),
+    (("joint_blocks_", "transformer_transformer_blocks_"), "Stable Diffusion 3"),
+    (("lora_te1_", "lora_te2_", "text_encoder_2_", "_input_blocks_", "_output_blocks_", "_middle_block_"), "SDXL"),
+    (("model_layers_", "_h_0_", "decoder_block_"), "a language model"),
+)
+WIDTHS = {768: "Stable Diffusion 1", 1024: "Stable Diffusion 2", 2048: "SDXL"}  # of the text that is attended to
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """The change of one layer: ΔW = alpha/r · up·down.
+
+    down (r, in) or (r, in, kh, kw); up (out, r), or with two sides of 1 behind; mid (r, r, kh, kw) between the two
+    where down is 1×1 (LoCon's Tucker form).
+    """
+
+    down: Tensor
+    up: Tensor
+    alpha: float
+    mid: Tensor | None = None
+
+    @property
+    def rank(self) -> int:
+        return self.up.shape[1]
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / self.rank
+
+    def plain(self) -> LowRank:
+        """The same change without `mid`: the product of two convolutions is one."""
+        if self.mid is None:
+            return self
+        down = torch.einsum("srhw,ri->sihw", self.mid.float(), self.down.float().flatten(1))
+        return LowRank(down, self.up, self.alpha)
+
+    def change(self) -> Tensor:
+        """ΔW in float32: (out, in) or (out, in, kh, kw)."""
+        down = self.plain().down.float()
+        return (self.scale * self.up.float().flatten(1) @ down.flatten(1)).unflatten(1, down.shape[1:])
+
+
+@dataclass
+class Lora:
+    """What a LoRA file holds.
+
+    layers    {module path of ours, or the file's own name where no table knows it: LowRank}
+    metadata  as in the file
+    path      the file
+    notes     what the file does not say, and what was taken
+    """
+
+    layers: dict[str, LowRank]
+    metadata: dict[str, str] = field(default_factory=dict)
+    path: Path | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return "this LoRA" if self.path is None else self.path.name if self.stem == self.path.stem else self.stem
+
+    @property
+    def stem(self) -> str:
+        """What it is called: the file's name, or its folder's where all files are called the same."""
+        if self.path is None:
+            return "lora"
+        return self.path.parent.name if self.path.stem in FOLDER_NAMES else self.path.stem
+
+    @property
+    def family(self) -> str:
+        """Whose LoRA this seems to be, from its names, then from the width of the text that its model attends to."""
+        names = [name.replace(".", "_") for name in self.layers]
+        for parts, family in FAMILIES:
+            if any(part in name for part in parts for name in names):
+                return family
+        widths = [low.down.shape[1] for name, low in self.layers.items() if name.endswith("attn2.to_k")]
+        widths += [
+            low.down.shape[1] for name, low in self.layers.items() if name.endswith("attn.to_k") and TEXT in name
+        ]
+        if widths:
+            return WIDTHS.get(widths[0], f"a model whose text is {widths[0]} wide")
+        return "a model of another shape"
+
+
+# Names --------------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def names() -> dict[str, str]:
+    """{diffusers' module path: ours} of all layers that a Stable Diffusion can have: those of one larger than all."""
+    levels = 5
+    channels = [32 * (i + 1) for i in range(levels)]  # no two alike: every shortcut is there
+    largest = empty(lambda: UNet(4, 4, channels, 4, [2] * levels, context_dim=32, attend=SpatialTransformer))
+    unet = _modules(unets.diffusers(largest, unets.transformer()))
+    text = _modules(clip.text_entries_hf(48))
+    return {
+        **{f"unet.{theirs}": NET + ours for theirs, ours in unet.items()},
+        **{f"text_encoder.text_model.{theirs}": TEXT + ours for theirs, ours in text.items()},
+    }
+
+
+def _modules(entries: list[Entry]) -> dict[str, str]:
+    """{their module: ours} of the layers whose weights are one for one."""
+    end = ".weight"
+    pairs = ((e.theirs, e.ours[0]) for e in entries if len(e.ours) == 1 and e.theirs.endswith(end))
+    return {theirs.removesuffix(end): ours.removesuffix(end) for theirs, ours in pairs}
+
+
+@functools.cache
+def _kohya() -> dict[str, str]:
+    """{kohya's name: ours}."""
+    return {_flat(theirs): ours for theirs, ours in names().items()}
+
+
+def _flat(theirs: str) -> str:
+    """diffusers' module path → kohya's name."""
+    part, _, rest = theirs.partition(".")
+    return f"lora_{'te' if part == 'text_encoder' else part}_{rest.replace('.', '_')}"
+
+
+def _ours(name: str) -> str:
+    """A layer's name in a file → our module path, or the name itself where no table knows it."""
+    if name in _kohya():
+        return _kohya()[name]
+    name = name.removeprefix("base_model.model.")
+    bare = name.removeprefix("text_encoder.").removeprefix("text_model.")  # transformers 5 leaves out text_model
+    for known in (name, f"unet.{name}", f"text_encoder.text_model.{bare}"):
+        if known in names():
+            return names()[known]
+    return name
+
+
+# Reading ------------------------------------------------------------------------------------------------------------
+
+
+def read(path: str | Path) -> Lora:
+    """The LoRA in a file, or in a folder as PEFT and diffusers write it.
+
+    alpha is the file's, else its metadata's, else r; that is noted. Raises Problem for adapters of other kinds (DoRA,
+    LoHa, LoKr, …) by name, and for keys and shapes that make no LoRA.
+    """
+    path = Path(path)
+    path = files.weight_file(path, FOLDER_NAMES) if path.is_dir() else path
+    tensors = files.open_tensors(path)
+    config = _config(path, tensors.metadata)
+    found = Lora({}, dict(tensors.metadata), path)
+    for name, parts in _grouped(tensors, path).items():
+        missing = sorted({"down", "up"} - parts.keys())
+        if missing:
+            raise Problem(f"{path}: {name} has no {missing[0]} matrix")
+        _check(path, name, {what: tensors.shapes[key] for what, key in parts.items()})
+        rank = tensors.shapes[parts["up"]][1]
+        alpha = _number(path, parts["alpha"], tensors) if "alpha" in parts else _configured(path, config, name, rank)
+        if alpha is None and not found.notes:
+            found.notes.append(f"{path.name} does not say alpha; taken: alpha = r, a scale of 1")
+        taken = {what: tensors[key] for what, key in parts.items() if what != "alpha"}
+        if not all(t.is_floating_point() for t in taken.values()):
+            raise Problem(f"{path}: {name} is stored in whole numbers, which are no LoRA's")
+        if _ours(name) in found.layers:
+            raise Problem(f"{path}: {name} is there under a second name")
+        found.layers[_ours(name)] = LowRank(alpha=float(rank) if alpha is None else alpha, **taken)
+    return found
+
+
+def _grouped(tensors: files.Tensors, path: Path) -> dict[str, dict[str, str]]:
+    """{layer's name: {"down" | "up" | "mid" | "alpha": key}}."""
+    found: dict[str, dict[str, str]] = {}
+    for key in tensors.shapes:
+        kind = next((kind for part, kind in OTHER_KINDS.items() if part in key), None)
+        suffix = next((s for s in SUFFIXES if key.endswith(s)), None)
+        if kind or not suffix:
+            raise Problem(f"{path} holds {key}: {f'{kind} is not read' if kind else 'no part of a LoRA'}")
+        name = key.removesuffix(suffix)
+        if suffix.startswith("_"):
+            old = next((old for old in OLD_NAMES if name.endswith(old)), "")
+            name = name.removesuffix(old) + OLD_NAMES.get(old, "")
+        if SUFFIXES[suffix] in found.setdefault(name, {}):
+            raise Problem(f"{path}: {key} is there under a second name")
+        found[name][SUFFIXES[suffix]] = key
+    if not found:
+        raise Problem(f"{path} holds no tensors, so no LoRA")
+    return found
+
+
+def _check(path: Path, name: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Problem where down, mid and up do not make one product."""
+    down, up, mid = shapes["down"], shapes["up"], shapes.get("mid")
+    inner = down[0] if mid is None else mid[0] if len(mid) == 4 and mid[1] == down[0] else None
+    sound = len(down) in (2, 4) and len(up) in (2, 4) and math.prod(up[2:]) == 1 and up[1] == inner and inner
+    if not sound or (mid is not None and math.prod(down[2:]) != 1):
+        between = "" if mid is None else f", mid {list(mid)}"
+        raise Problem(f"{path}: {name} has down {list(down)}{between} and up {list(up)}, which make no product")
+
+
+def _number(path: Path, key: str, tensors: files.Tensors) -> float:
+    if math.prod(tensors.shapes[key]) != 1:
+        raise Problem(f"{path}: {key} is {list(tensors.shapes[key])}, one number was expected")
+    return _finite(path, key, float(tensors[key]))
+
+
+def _finite(path: Path, what: str, value: Any) -> float:
+    if type(value) not in (int, float) or not math.isfinite(value):
+        raise Problem(f"{path}: {what} is {str(value)[:40]!r}, a number was expected")
+    return float(value)
+
+
+def _config(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    """PEFT's settings: of a folder's adapter_config.json, else what diffusers keeps in a file's metadata, else {}."""
+    beside = path.with_name("adapter_config.json")
+    if path.stem == "adapter_model" and beside.is_file():
+        config = files.read_json(beside)
+    else:
+        try:
+            config = json.loads(metadata.get("lora_adapter_metadata", "{}"))
+        except (ValueError, RecursionError):
+            config = None
+        if not isinstance(config, dict):
+            raise Problem(f"{path}: its lora_adapter_metadata is no JSON object")
+    kind = config.get("peft_type", "LORA")
+    if kind != "LORA":
+        raise Problem(f"{path} is a {kind} adapter; LORA is what is read")
+    for key, value in config.items():
+        last = key.rpartition(".")[2]
+        if last == "use_dora" and value:
+            raise Problem(f"{path}: DoRA is not read")
+        if (last in ("lora_bias", "modules_to_save", "fan_in_fan_out") and value) or (
+            last == "bias" and value not in ("none", None)
+        ):
+            raise Problem(f"{path}: {key} = {str(value)[:40]} is not read")
+    return config
+
+
+def _configured(path: Path, config: Mapping[str, Any], name: str, rank: int) -> float | None:
+    """alpha of a layer from PEFT's settings, whose keys may have the network's name in front; None if they lack it."""
+    network, _, rest = name.removeprefix("base_model.model.").partition(".")
+    front, layer = (f"{network}.", rest) if f"{network}.lora_alpha" in config else ("", name)
+    if front + "lora_alpha" not in config:
+        return None
+    alpha = config[front + "lora_alpha"]
+    for pattern, value in (config.get(front + "alpha_pattern") or {}).items():
+        literal = pattern.removeprefix("^")
+        if set(literal) & set("^$*+?()[]{}|\\"):
+            raise Problem(f"{path}: alpha_pattern {pattern!r} is a regular expression; a layer's name is what is read")
+        if layer == literal or layer.endswith(f".{literal}"):
+            alpha = value
+    alpha = _finite(path, "lora_alpha", alpha)
+    return alpha * math.sqrt(rank) if config.get(front + "use_rslora") else alpha
+
+
+# Writing ------------------------------------------------------------------------------------------------------------
+
+
+def write(lora: Lora, path: str | Path) -> Path:
+    """Our own form: {module path}.lora_down.weight, lora_up, lora_mid and alpha. Names layers of any system."""
+    return _written(path, lora, {name: name for name in lora.layers}, lora.metadata)
+
+
+def write_kohya(lora: Lora, path: str | Path) -> Path:
+    """As kohya's scripts and the web UI name it. Raises Problem where a layer is none of Stable Diffusion's."""
+    known = {ours: theirs for theirs, ours in _kohya().items()}
+    said = {
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": str(max(low.rank for low in lora.layers.values())),
+        "ss_network_alpha": str(max(low.alpha for low in lora.layers.values())),
+    }
+    if lora.family in WIDTHS.values():
+        said["ss_v2"] = str(lora.family == "Stable Diffusion 2")
+    return _written(path, lora, _known(lora, known), said | lora.metadata)
+
+
+def write_peft(lora: Lora, path: str | Path) -> Path:
+    """As diffusers saves it, in PEFT's names, alpha and rank of every layer in the metadata that it reads.
+
+    Raises Problem where a layer is none of Stable Diffusion's.
+    """
+    known = _known(lora, {ours: theirs for theirs, ours in names().items()})
+    tensors, settings = {}, {}
+    for network in ("unet.", "text_encoder."):
+        layers = {known[name]: low.plain() for name, low in lora.layers.items() if known[name].startswith(network)}
+        for theirs, low in layers.items():
+            conv = low.down.ndim == 4
+            tensors[f"{theirs}.lora_A.weight"] = low.down
+            tensors[f"{theirs}.lora_B.weight"] = low.up.flatten(1)[..., None, None] if conv else low.up.flatten(1)
+        # transformers 5 leaves out text_model, older ones do not: PEFT takes the end of a name for the name
+        said = _settings({t.removeprefix(network).removeprefix("text_model."): low for t, low in layers.items()})
+        settings |= {network + key: value for key, value in said.items()}
+    metadata = lora.metadata | {"format": "pt", "lora_adapter_metadata": json.dumps(settings, sort_keys=True)}
+    return _stored(path, tensors, metadata)
+
+
+def _settings(layers: Mapping[str, LowRank]) -> dict[str, Any]:
+    """PEFT's settings for these layers of one network: the commonest rank and alpha, and the layers that differ."""
+    if not layers:
+        return {}
+    ranks, alphas = [low.rank for low in layers.values()], [low.alpha for low in layers.values()]
+    rank, alpha = max(ranks, key=ranks.count), max(alphas, key=alphas.count)
+    return {
+        "r": rank,
+        "lora_alpha": alpha,
+        "rank_pattern": {name: low.rank for name, low in layers.items() if low.rank != rank},
+        "alpha_pattern": {name: low.alpha for name, low in layers.items() if low.alpha != alpha},
+        "target_modules": sorted(layers),
+    }
+
+
+def _known(lora: Lora, known: Mapping[str, str]) -> dict[str, str]:
+    """{a layer's name: theirs} or a Problem."""
+    for name in lora.layers:
+        if name not in known:
+            raise Problem(f"{lora.name}: {name} is no layer of Stable Diffusion; only our own form can name it")
+    return {name: known[name] for name in lora.layers}
+
+
+def _written(path: str | Path, lora: Lora, called: Mapping[str, str], metadata: Mapping[str, str]) -> Path:
+    tensors = {}
+    for name, low in lora.layers.items():
+        parts = {"lora_down.weight": low.down, "lora_up.weight": low.up, "lora_mid.weight": low.mid}
+        tensors |= {f"{called[name]}.{what}": part for what, part in parts.items() if part is not None}
+        tensors[f"{called[name]}.alpha"] = torch.tensor(low.alpha)
+    return _stored(path, tensors, metadata)
+
+
+def _stored(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Path:
+    stored = {key: t.detach().to("cpu").contiguous().clone() for key, t in tensors.items()}
+    files.write_tensors(Path(path), stored, dict(metadata))
+    return Path(path)
