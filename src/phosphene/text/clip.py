@@ -27,6 +27,7 @@ from ..nets.transformer import TextTransformer
 from ..parts import part
 from .encoders import resized, words
 from .prompt import Emphasised, Fragment
+from .tokenizer import bpe_of
 
 SHIPPED = Path(__file__).with_name("bpe_simple_vocab_16e6.txt.gz")
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -45,16 +46,18 @@ def clean(text: str) -> str:
 
 @part
 class ClipTokenizer:
-    """CLIP's byte-pair encoding. `table` is the JSON of `tokenizers`, or "openai" for what is shipped."""
+    """CLIP's byte-pair encoding. `table` is the JSON of `tokenizers`, or "openai" for what is shipped.
 
-    def __init__(self, table: str = "openai"):
-        try:
-            self.bpe = _bpe(*_openai()) if table == "openai" else Bpe.from_str(table)
-        except Exception as error:  # tokenizers raises bare Exception
-            raise Problem(f"tokenizer table is not one that tokenizers reads: {error}") from None
-        self.start, self.end, self.comma = (self.bpe.token_to_id(t) for t in (START, END, ",</w>"))
-        if self.start is None or self.end is None:
-            raise Problem(f"tokenizer table has no {START} and {END}, so it is not CLIP's")
+    `mark` is the token of padding in a Hugging Face folder. transformers reads it as that token wherever a text has it,
+    and Stable Diffusion 2's is "!"; so a folder's "cat!" has other ids than OpenAI's, and than the original file's.
+    """
+
+    def __init__(self, table: str = "openai", mark: str = END):
+        self.bpe = _bpe(*_openai()) if table == "openai" else bpe_of(table)
+        self.start, self.end, self.pad, self.comma = (self.bpe.token_to_id(t) for t in (START, END, mark, ",</w>"))
+        if None in (self.start, self.end, self.pad):
+            raise Problem(f"tokenizer table lacks one of {START}, {END} and {mark}, so it is not CLIP's")
+        self.bpe.add_special_tokens([AddedToken(t, normalized=False) for t in {START, END, mark}])
 
     @classmethod
     def shipped(cls) -> ClipTokenizer:
@@ -65,14 +68,19 @@ class ClipTokenizer:
     def from_folder(cls, folder: str | Path) -> ClipTokenizer:
         """Of a Hugging Face folder: vocab.json and merges.txt, or tokenizer.json. Problem where there is neither."""
         folder = Path(folder)
+        told = [_json(p) for n in ("special_tokens_map", "tokenizer_config") if (p := folder / f"{n}.json").is_file()]
+        mark = next((t["pad_token"] for t in told if t.get("pad_token")), END)
+        mark = mark.get("content", END) if isinstance(mark, dict) else mark
         if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
             vocabulary, lines = _json(folder / "vocab.json"), _text(folder / "merges.txt").splitlines()
-            return cls._of(vocabulary, [line for line in lines if line and not line.startswith("#version")], folder)
+            return cls._of(
+                vocabulary, [line for line in lines if line and not line.startswith("#version")], folder, mark
+            )
         if not (folder / "tokenizer.json").is_file():
             raise Problem(f"{folder}: a tokenizer's vocab.json and merges.txt, or tokenizer.json, were expected")
-        model = _json(folder / "tokenizer.json").get("model", {})
+        model = _json(folder / "tokenizer.json").get("model") or {}
         merges = [" ".join(m) if isinstance(m, list) else m for m in model.get("merges", [])]
-        return cls._of(model.get("vocab", {}), merges, folder)
+        return cls._of(model.get("vocab", {}), merges, folder, mark)
 
     @classmethod
     def from_merges(cls, path: str | Path) -> ClipTokenizer:
@@ -81,13 +89,17 @@ class ClipTokenizer:
         return cls._of(_vocabulary(merges), merges, path)
 
     @classmethod
-    def _of(cls, vocabulary: dict[str, int], merges: Sequence[str], origin: object) -> ClipTokenizer:
+    def _of(cls, vocabulary: dict[str, int], merges: list[str], origin: object, mark: str = END) -> ClipTokenizer:
         if (vocabulary, merges) == _openai():
-            return cls()
+            return cls(mark=mark)
+        if not isinstance(vocabulary, dict) or not all(isinstance(i, int) and i >= 0 for i in vocabulary.values()):
+            raise Problem(f"{origin} does not hold a CLIP tokenizer: what a vocabulary's words have are numbers")
+        if wrong := [m for m in merges if len(m.split()) != 2 or "".join(m.split()) not in vocabulary]:
+            raise Problem(f"{origin} does not hold a CLIP tokenizer: {wrong[0]!r} does not merge into a known token")
         try:
-            return cls(_bpe(vocabulary, merges).to_str())
+            return cls(_bpe(vocabulary, merges).to_str(), mark)
         except Exception as error:  # tokenizers raises bare Exception
-            raise Problem(f"{origin} does not hold the vocabulary and merges of a CLIP tokenizer: {error}") from None
+            raise Problem(f"{origin} does not hold a CLIP tokenizer: {error}") from None
 
     def __len__(self) -> int:
         return self.bpe.get_vocab_size()
@@ -99,9 +111,9 @@ class ClipTokenizer:
     def __call__(self, texts: Sequence[str], length: int = 77, pad: int | None = None) -> tuple[Tensor, Tensor]:
         """Texts → ids (B, length), and mask (B, length), which is true up to <|endoftext|>.
 
-        <|startoftext|>, the first length − 2 tokens, <|endoftext|>, then `pad` (None: <|endoftext|> again).
+        <|startoftext|>, the first length − 2 tokens, <|endoftext|>, then `pad` (None: the tokenizer's own).
         """
-        ids = torch.full((len(texts), length), self.end if pad is None else pad)
+        ids = torch.full((len(texts), length), self.pad if pad is None else pad)
         mask = torch.zeros(ids.shape, dtype=torch.bool)
         for i, text in enumerate(texts):
             row = [self.start, *self.ids(text)[: length - 2], self.end]
@@ -143,7 +155,6 @@ def _bpe(vocabulary: dict[str, int], merges: Iterable[str]) -> Bpe:
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
-    bpe.add_special_tokens([AddedToken(t, normalized=False) for t in (START, END) if t in vocabulary])
     return bpe
 
 
@@ -179,9 +190,11 @@ class Token(NamedTuple):
 class ClipTextEncoder(nn.Module):
     """CLIP's words: tokens (B, 77·k, width), k chunks of 75 tokens, each with its own start and end.
 
-    pad     the token after a chunk's end: None is <|endoftext|> (Stable Diffusion 1); 0 in Stable Diffusion 2 and CLIP
+    pad     the token after a chunk's end: None is the tokenizer's, <|endoftext|> unless a folder says otherwise
+            (Stable Diffusion 1); 0 in Stable Diffusion 2 and CLIP
     skip    blocks left out before the last norm: 1 in Stable Diffusion 2
-    pooled  gives the `vector` too: the state at the first chunk's <|endoftext|>
+    pooled  gives the `vector` too: the state at the first chunk's <|endoftext|>, or with "largest", as OpenAI's code
+            has it, at its largest id; these are the same place but in odd vocabularies
     long    False cuts a prompt after 75 tokens, as CLIP itself does
 
     Tokens are multiplied by the weights of an Emphasised prompt, and all of a chunk then brought back to the mean that
@@ -199,12 +212,12 @@ class ClipTextEncoder(nn.Module):
         transformer: TextTransformer,
         pad: int | None = None,
         skip: int = 0,
-        pooled: bool = False,
+        pooled: bool | str = False,
         long: bool = True,
     ):
         super().__init__()
         self.tokenizer, self.transformer = tokenizer, transformer
-        self.pad, self.skip, self.pooled, self.long = tokenizer.end if pad is None else pad, skip, pooled, long
+        self.pad, self.skip, self.pooled, self.long = tokenizer.pad if pad is None else pad, skip, pooled, long
         self.words: dict[str, Tensor] = {}
 
     @property
@@ -269,7 +282,9 @@ class ClipTextEncoder(nn.Module):
 
     def _pooled(self, states: Tensor, ids: Tensor, counts: Sequence[int]) -> Tensor:
         first = torch.tensor([sum(counts[:i]) for i in range(len(counts))], device=ids.device)
-        ends = (ids[first] == self.tokenizer.end).int().argmax(1)  # the first of them
+        ids = ids[first]
+        end = ids.amax(1, keepdim=True) if self.pooled == "largest" else self.tokenizer.end
+        ends = (ids == end).int().argmax(1)  # the first of them
         return states[first, ends]
 
 

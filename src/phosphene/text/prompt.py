@@ -67,7 +67,7 @@ def emphasised(text: str) -> Emphasised:
     """(x) is x times 1.1, [x] over 1.1, (x:1.5) times 1.5, and nested ones multiply.
 
     A backslash before a bracket makes it text. Brackets left open act to the end; those that close nothing are text.
-    The word BREAK begins a new chunk.
+    The word BREAK begins a new chunk. Raises Problem for more than 100 brackets within brackets.
     """
     said: list[tuple[str | None, float]] = []  # (text, weight); a text of None is BREAK
     opened: dict[str, list[int]] = {"(": [], "[": []}  # where in `said` brackets began
@@ -79,6 +79,7 @@ def emphasised(text: str) -> Emphasised:
     for mark in _MARK.finditer(text):
         if mark["open"]:
             opened[mark["open"]].append(len(said))
+            _not_too_deep(len(opened["("]) + len(opened["["]))
         elif mark["weighted"] and opened["("]:
             close("(", float(mark["weight"]))
         elif mark["close"] == ")" and opened["("]:
@@ -94,6 +95,11 @@ def emphasised(text: str) -> Emphasised:
         while opened[bracket]:
             close(bracket, factor)
     return Emphasised(tuple(_chunks(said)))
+
+
+def _not_too_deep(brackets: int) -> None:
+    if brackets > DEEPEST:
+        raise Problem(f"a prompt with more than {DEEPEST} brackets within brackets cannot be read")
 
 
 def _chunks(said: list[tuple[str | None, float]]) -> Iterator[tuple[Fragment, ...]]:
@@ -204,8 +210,7 @@ def _pairs(text: str) -> dict[int, int]:
     for i in _top_level(text, {}, 0, len(text)):
         if text[i] in "([":
             opened.append(i)
-            if len(opened) > DEEPEST:
-                raise Problem(f"a prompt with more than {DEEPEST} brackets within brackets cannot be read")
+            _not_too_deep(len(opened))
         elif text[i] in ")]":
             if opened and text[opened[-1]] + text[i] in ("()", "[]"):
                 pairs[opened.pop()] = i

@@ -24,10 +24,7 @@ class Tokenizer:
     """
 
     def __init__(self, table: str, length: int = 64):
-        try:
-            self.bpe = Bpe.from_str(table)
-        except Exception as error:  # tokenizers raises bare Exception
-            raise Problem(f"tokenizer table is not one that tokenizers reads: {error}") from None
+        self.bpe = bpe_of(table)
         self.length = length
         self.start, self.end, self.pad = (self.bpe.token_to_id(t) for t in (START, END, PAD))
 
@@ -62,3 +59,13 @@ class Tokenizer:
         """For each token of the text, <start> and <end> too, the place of its last character; −1 for those two."""
         offsets = self.bpe.encode(text, add_special_tokens=False).offsets[: self.length - 2]
         return [-1, *(end - 1 for _, end in offsets), -1]
+
+
+def bpe_of(table: str) -> Bpe:
+    """What `tokenizers` makes of its JSON. Raises Problem where it is none."""
+    try:
+        return Bpe.from_str(table)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # tokenizers raises bare Exception, and a panic of Rust is not even that
+        raise Problem(f"tokenizer table is not one that tokenizers reads: {error}") from None
