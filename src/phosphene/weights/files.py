@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phosphene.errors import Problem
-from phosphene.weights.pickles import Inert, Tree, read_stream, read_zip
+from phosphene.weights.archives import Tree, read_stream, read_zip
+from phosphene.weights.pickles import Inert
 from phosphene.weights.stored import DTYPES, Stored, line, mapped, short
 
 if TYPE_CHECKING:
@@ -23,13 +24,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MAX_HEADER = 64 << 20  # bytes of a .safetensors' header, or of a .json
-MAX_NODES = 500_000  # of a pickle's tree; some 10,000 are usual
+MAX_NODES = 1_000_000  # of a pickle's tree; some 10,000 are usual
 MAX_DEPTH = 100
 MAX_NAME = 1000  # characters of a tensor's name
 # Where state dicts lie in what training scripts save; the averaged weights before the raw ones
 WRAPPERS = ("state_dict", "ema", "params_ema", "model_state_dict", "model", "module", "params", "weights", "net")
 PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and torch.compile
 
+SPACES = b"\xef\xbb\xbf \t\r\n"  # what a text file may begin with
 NOT_WEIGHTS = [  # how files begin that are often taken for weights
     (b"version https://git-lfs", "a git-LFS pointer, not the weights: run `git lfs pull` where it was cloned"),
     (b"\x89PNG", "a PNG picture"),
@@ -96,7 +98,7 @@ def open_tensors(path: str | Path) -> Tensors:
     """
     path = Path(path)
     data = _bytes(path)
-    if _is_json(data[:64]):
+    if not _is_safetensors(data[:9]) and data[:64].lstrip(SPACES).startswith((b"{", b"[")):
         return _sharded(path, read_json(path))
     return _opened(path, data)
 
@@ -199,23 +201,23 @@ def _opened(path: Path, data: mmap.mmap) -> Tensors:
     return Tensors(path, stored, metadata)
 
 
+def _is_safetensors(start: bytes) -> bool:
+    """The header's length, of which three bytes are 0 below 1 TB, and the brace that opens it. A length alone can begin
+    like a pickle or a JSON file."""
+    return start[5:9] == b"\0\0\0{"
+
+
 def _is_pickle(start: bytes) -> bool:
-    if start[4:9] == b"\0\0\0\0{":  # a .safetensors header, whose length may begin with any byte
-        return False
-    return start.startswith((b"PK\x03\x04", b"PK\x05\x06", b"\x80"))
+    return start.startswith((b"PK\x03\x04", b"PK\x05\x06", b"\x80")) and not _is_safetensors(start)
 
 
 def _tree(path: Path, data: mmap.mmap) -> Tree:
     return read_zip(path, data) if data[:2] == b"PK" else read_stream(path, data)
 
 
-def _is_json(start: bytes) -> bool:
-    return start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"{", b"["))
-
-
 def guess(start: bytes) -> str:
     """What a file that begins like this is, if not .safetensors."""
-    if start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
+    if start.lstrip(SPACES).startswith(b"<"):
         return "a web page (HTML or XML), not weights: download the file itself"
     if _is_pickle(start):
         kind = "a zip archive" if start.startswith(b"PK") else "a Python pickle"
@@ -300,9 +302,7 @@ def _sharded(path: Path, index: dict[str, Any]) -> Tensors:
     """The tensors of all shards that an index names, each from the shard where the index says it is."""
     places = index.get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(v, str) for v in places.values()):
-        raise Problem(
-            f"{path} is a JSON file, not weights, and not an index of shards: give the weights or their folder"
-        )
+        raise Problem(f"{path} is JSON, neither weights nor an index of shards; it says {short(index)}")
     stored: dict[str, Stored] = {}
     for name in sorted(set(places.values())):
         if name in ("", ".", "..") or "/" in name or "\\" in name or "\0" in name:
@@ -324,16 +324,8 @@ def _sharded(path: Path, index: dict[str, Any]) -> Tensors:
 def _weights(path: Path, tree: Tree) -> Tensors:
     """The state dict in a pickle's tree, by dotted names, and the plain values that lie beside it."""
     rest: dict[str, Any] = {}
-    root, walk = tree.root, Walk(path)
-    while isinstance(root, dict):
-        rest |= walk.plain(root)
-        inside = (root[w] for w in WRAPPERS if w in root and any(walk.tensors(root[w])))
-        root, outer = next(inside, None), root
-        if root is None:
-            root = outer
-            break
-    if isinstance(root, Inert):
-        rest |= walk.plain(_contents(root))
+    walk = Walk(path)
+    root = _innermost(tree.root, walk, rest)
     stored = dict(walk.tensors(root))
     if not stored:
         names = f"; it names {', '.join(tree.foreign[:3])}, which was not run" if tree.foreign else ""
@@ -342,6 +334,17 @@ def _weights(path: Path, tree: Tree) -> Tensors:
         if all(key.startswith(prefix) for key in stored):
             stored = {key.removeprefix(prefix): s for key, s in stored.items()}
     return Tensors(path, stored, None, rest)
+
+
+def _innermost(root: Any, walk: Walk, rest: dict[str, Any]) -> Any:
+    """The state dict itself. `rest` gets what is plain on the way to it, and in it."""
+    while True:
+        rest |= walk.plain(_contents(root))
+        inside = (root.get(w) for w in WRAPPERS) if isinstance(root, dict) else ()
+        inner = (v for v in inside if isinstance(v, (dict, Inert)) and any(walk.tensors(v)))
+        if (found := next(inner, None)) is None:
+            return root
+        root = found
 
 
 def _contents(value: Any) -> dict[Any, Any]:

@@ -8,29 +8,16 @@ is plain data and Stored, a tensor's place in the file. So reading is the same a
 
 from __future__ import annotations
 
-import io
-import mmap
 import pickletools
 import struct
-import zipfile
-import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from phosphene.errors import Problem
-from phosphene.weights.stored import DTYPES, Buffer, Stored, line
+from phosphene.weights.stored import DTYPES, Buffer, Stored
 
-MAGIC = 0x1950A86A20F9469CFC6C  # what torch wrote first before 1.6
 MAX_STEPS = 2_000_000  # instructions of one pickle: a checkpoint with its optimiser has some 100,000
-MAX_PROGRAM = 256 << 20  # bytes of them
-MAX_BOMB = 20  # how many times larger than its file an archive may say to be; weights shrink by a tenth
 MAX_VIEW = 1 << 22  # elements of a tensor that repeats what is stored (strides of 0)
-BROKEN = (  # what a damaged pickle or archive leads to
-    ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError, EOFError, OSError,
-    struct.error, zlib.error, zipfile.BadZipFile, NotImplementedError, RuntimeError, MemoryError, AssertionError,
-)  # fmt: skip
+MAX_ARGS = 20  # of a call
 
 _STORAGES = {
     "Double": "F64", "Float": "F32", "Half": "F16", "BFloat16": "BF16", "Long": "I64", "Int": "I32", "Short": "I16",
@@ -66,14 +53,6 @@ class Storage(NamedTuple):
     held: Callable[[], Buffer]
 
 
-@dataclass
-class Tree:
-    """What a pickle holds: dicts, lists, tuples, plain values, Stored, Inert; and the names that it asked for."""
-
-    root: Any
-    foreign: list[str]
-
-
 # The closed table of calls ------------------------------------------------------------------------------------------
 
 
@@ -81,8 +60,10 @@ def _tensor(storage: Any, offset: int, shape: Any, stride: Any, dtype: str | Non
     """A view of a storage. ValueError where it leaves the storage or repeats it endlessly."""
     if not isinstance(storage, Storage):
         raise ValueError("a tensor without a storage")
+    if not all(type(sizes) in (tuple, list) and len(sizes) <= 64 for sizes in (shape, stride)):
+        raise ValueError("a tensor without a shape")
     numbers = (offset, *shape, *stride)
-    if len(shape) != len(stride) or len(shape) > 64 or not all(type(n) is int and 0 <= n < 1 << 60 for n in numbers):
+    if len(shape) != len(stride) or not all(type(n) is int and 0 <= n < 1 << 60 for n in numbers):
         raise ValueError("a tensor whose shape, strides or offset are no natural numbers")
     dtype = dtype or storage.dtype
     size = DTYPES[dtype][0]
@@ -100,7 +81,7 @@ def _tensor_v3(storage, offset, shape, stride, grad, hooks, dtype, *rest) -> Sto
 
 
 def _subclass(function: Any, kind: Any, args: Any, state: Any) -> Any:
-    return CALLS[function.name](*args)
+    return called(function.name, args)
 
 
 def _dict(pairs: Any = ()) -> dict:
@@ -108,8 +89,9 @@ def _dict(pairs: Any = ()) -> dict:
     could be copied a million times."""
     if isinstance(pairs, dict):
         return pairs
-    made = {key: value for key, value in pairs if _is_key(key)}
+    made: dict[Any, Any] = {}
     if isinstance(pairs, list):
+        made.update((key, value) for key, value in pairs if _is_key(key))
         pairs.clear()
     return made
 
@@ -152,6 +134,13 @@ CALLS: dict[str, Callable[..., Any]] = {
 }
 
 
+def called(name: str, args: Any) -> Any:
+    """What a call in the table makes."""
+    if type(args) is not tuple or len(args) > MAX_ARGS:
+        raise ValueError(f"a call of {name} with odd arguments")
+    return CALLS[name](*args)
+
+
 # The machine --------------------------------------------------------------------------------------------------------
 
 _MARK = object()
@@ -166,8 +155,10 @@ class Machine:
         self.memo: dict[int, Any] = {}
 
     def run(self, stream: Any) -> Any:
-        """The object of the pickle at the stream's position, which then stands behind it. One of BROKEN is raised
-        where it is damaged."""
+        """The object of the pickle at the stream's position, which then stands behind it.
+
+        Raises what parsing leads to where the pickle is damaged, as `archives.BROKEN` lists it.
+        """
         for step, (op, argument, _) in enumerate(pickletools.genops(stream)):
             if step > MAX_STEPS:
                 raise ValueError(f"more than {MAX_STEPS} instructions")
@@ -212,7 +203,7 @@ class Machine:
         """What stands for target(*args)."""
         name = target.name if isinstance(target, Named) else f"a {type(target).__name__}"
         if isinstance(target, Named) and name in CALLS:
-            self.push(CALLS[name](*args))
+            self.push(called(name, args))
         else:
             if name not in self.foreign and len(self.foreign) < 20:
                 self.foreign.append(name)
@@ -328,142 +319,3 @@ _HANDLERS: dict[str, Callable[[Machine, Any], None]] = {
     "BINPERSID": lambda m, a: m.push(m.storage(m.pop())),
     **dict.fromkeys(_VALUES.split(), Machine.push),
 }
-
-
-# Files of pickles ---------------------------------------------------------------------------------------------------
-
-
-def read_zip(path: Path, data: Buffer) -> Tree:
-    """A .pt or .ckpt of torch since 1.6, or a TorchScript archive: data.pkl, and each storage an entry beside it."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return _read_zip(path, data, archive)
-    except Problem:
-        raise
-    except zipfile.BadZipFile as error:
-        raise Problem(f"{path} is a zip archive, truncated or damaged ({line(error)}): download it again") from None
-    except BROKEN as error:
-        raise _damaged(path, error) from None
-
-
-def _read_zip(path: Path, data: Buffer, archive: zipfile.ZipFile) -> Tree:
-    entries = {entry.filename: entry for entry in archive.infolist()}
-    if sum(e.file_size for e in entries.values()) > MAX_BOMB * len(data) + (1 << 20):
-        raise Problem(f"{path} would unpack to more than {MAX_BOMB} times its size, which no checkpoint does")
-    roots = sorted((n for n in entries if n.rpartition("/")[2] == "data.pkl"), key=lambda n: n.count("/"))
-    if not roots:
-        holds = ", ".join(sorted(entries)[:3])[:80]
-        raise Problem(f"{path} is a zip archive without data.pkl, so no checkpoint of PyTorch; it holds {holds}")
-    folder, program = roots[0][: -len("data.pkl")], entries[roots[0]]
-    if f"{folder}byteorder" in entries and archive.open(f"{folder}byteorder").read(10) != b"little":
-        raise Problem(f"{path} was written on a big-endian machine: save it again on this one")
-    if program.file_size > MAX_PROGRAM:
-        raise ValueError(f"a data.pkl of {program.file_size} bytes")
-
-    def storage(pid: Any) -> Storage:
-        kind, named, key, _, count, *_ = pid
-        dtype = _stored_as(kind, named, key, count)
-        entry = entries.get(f"{folder}data/{key}")
-        if entry is None:
-            raise ValueError(f"storage {key} is missing")
-        if entry.file_size != count * DTYPES[dtype][0]:
-            raise ValueError(f"storage {key} has {entry.file_size} bytes for {count} numbers of {dtype}")
-        return Storage(dtype, count, *_held(path, data, entry))
-
-    foreign: list[str] = []
-    with archive.open(program) as file:
-        return Tree(Machine(storage, foreign).run(io.BytesIO(file.read(program.file_size))), foreign)
-
-
-def _stored_as(kind: Any, named: Any, key: Any, count: Any) -> str:
-    """The dtype of the storage that a persistent id speaks of. ValueError where it makes no sense."""
-    if kind != "storage" or not isinstance(key, (str, int)) or type(count) is not int or not 0 <= count < 1 << 60:
-        raise ValueError("a reference to what is no storage")
-    if not isinstance(named, Named) or named.name not in DTYPE_OF:
-        raise ValueError(f"numbers of an unknown kind, {getattr(named, 'name', '?')}")
-    return DTYPE_OF[named.name]
-
-
-def _held(path: Path, data: Buffer, entry: zipfile.ZipInfo) -> tuple[int, Callable[[], Buffer]]:
-    """(where it begins, what holds it): in the mapped file as it lies, or unpacked each time where compressed."""
-    if entry.flag_bits & 1:
-        raise ValueError("it is encrypted")
-    if entry.compress_type != zipfile.ZIP_STORED:
-        return 0, lambda: _unpacked(path, entry)
-    head = data[entry.header_offset : entry.header_offset + 30]
-    if head[:4] != b"PK\x03\x04" or entry.compress_size != entry.file_size:
-        raise ValueError(f"entry {entry.filename[:80]} is not where the directory says")
-    name, extra = struct.unpack("<HH", head[26:30])
-    begin = entry.header_offset + 30 + name + extra
-    if begin + entry.file_size > len(data):
-        raise ValueError(f"entry {entry.filename[:80]} reaches beyond the file")
-    return begin, lambda: data
-
-
-def _unpacked(path: Path, entry: zipfile.ZipInfo) -> bytearray:
-    try:
-        with zipfile.ZipFile(path) as archive, archive.open(entry) as file:
-            content = bytearray(file.read(entry.file_size))
-        if len(content) != entry.file_size:
-            raise EOFError(f"entry {entry.filename[:80]} is shorter than announced")
-        return content
-    except BROKEN as error:
-        raise _damaged(path, error) from None
-
-
-def read_stream(path: Path, data: mmap.mmap) -> Tree:
-    """A .pt of torch before 1.6: pickles of the magic number, the version, the machine, the object and the storages'
-    keys, then the storages, each after its length. Or another program's plain pickle."""
-    try:
-        data.seek(0)
-        first = Machine(_no_storage, []).run(data)
-        return _read_stream(data) if first == MAGIC else Tree(first, [])
-    except BROKEN as error:
-        raise _damaged(path, error) from None
-
-
-def _no_storage(pid: Any) -> None:
-    raise ValueError("a reference to a storage, of which there are none")
-
-
-def _read_stream(data: mmap.mmap) -> Tree:
-    version, machine = Machine(_no_storage, []).run(data), Machine(_no_storage, []).run(data)
-    if version != 1001 or not (isinstance(machine, dict) and machine.get("little_endian", True)):
-        raise ValueError("a version other than 1001, or a big-endian machine's")
-    places: dict[str, int] = {}  # known after the object: it is read again once they are
-    announced: dict[str, tuple[str, int]] = {}
-
-    def storage(pid: Any) -> Any:
-        kind, named, *rest = pid
-        if kind == "module":  # (class, its file, its source): the class
-            return named
-        key, _, count, *view = rest
-        dtype = _stored_as(kind, named, key, count)
-        announced.setdefault(str(key), (dtype, count))
-        begin, size = places.get(str(key), 0), DTYPES[dtype][0]
-        if view and view[0] is not None:
-            _, offset, part = view[0]
-            if not all(type(n) is int and n >= 0 for n in (offset, part)) or offset + part > count:
-                raise ValueError("a part of a storage that leaves it")
-            begin, count = begin + offset * size, part
-        return Storage(dtype, count, begin, lambda: data)
-
-    start, foreign = data.tell(), []
-    Machine(storage, foreign).run(data)
-    keys = Machine(_no_storage, []).run(data)
-    position = data.tell()
-    for key in keys:
-        dtype, count = announced.get(key, ("U8", 0)) if isinstance(key, str) else ("U8", 0)
-        length = int.from_bytes(data[position : position + 8], "little")
-        places[key] = position + 8
-        position += 8 + count * DTYPES[dtype][0]
-        if length != count or position > len(data):
-            raise EOFError(f"storage {key[:40]} of {count} numbers is not whole")
-    if missing := announced.keys() - places:
-        raise ValueError(f"storage {min(missing)[:40]} is missing")
-    data.seek(start)
-    return Tree(Machine(storage, foreign).run(data), foreign)
-
-
-def _damaged(path: Path, error: BaseException) -> Problem:
-    return Problem(f"{path} is a pickle that is damaged or only half there ({line(error)}): download it again")
