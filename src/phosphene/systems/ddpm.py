@@ -178,7 +178,7 @@ class Ddpm(System):
         how = {"rescale": rescale, "interval": interval, **words}
         denoise = self._guided(prompts, negative, self.guidance if guidance is None else guidance, times, **how)
         going = sample(sampler, denoise, x, times, schedule, noise=noise, **options)
-        if source is not None and source.mask is not None and also.image is None:
+        if source is not None and source.mask is not None and (also.image is None or also is beside):
             going = keep(going, known, 1 - source.inside(self.factor).to(z), schedule, z)
         last = len(times) - 2
         for step in going:  # at the end x stands at the clean end itself
