@@ -21,14 +21,15 @@ if TYPE_CHECKING:
     from phosphene.receipt import read as read_receipt
     from phosphene.request import edit, generate
     from phosphene.training.loop import train
-    from phosphene.weights.bundle import describe, load, save
+    from phosphene.weights.bundle import describe, save
+    from phosphene.weights.load import load
 
 _HOMES = {
     "Problem": "errors:Problem",
     "describe": "weights.bundle:describe",
     "edit": "request:edit",
     "generate": "request:generate",
-    "load": "weights.bundle:load",
+    "load": "weights.load:load",
     "open_source": "data.base:open_source",
     "read_receipt": "receipt:read",
     "save": "weights.bundle:save",

@@ -22,9 +22,10 @@ from phosphene import receipt
 from phosphene.canvas import Canvas, Picture, prepare
 from phosphene.diffusion.noise import Between
 from phosphene.errors import Problem
-from phosphene.runtime import prepare_for_sampling
+from phosphene.runtime import PRECISIONS, prepare_for_sampling
 from phosphene.systems.base import Preview, Prompt
 from phosphene.weights import bundle
+from phosphene.weights.load import load, words_told
 
 BATCH = 16  # pictures at once; a picture does not depend on it
 HIGHEST_SEED = 2**63 - 1
@@ -184,14 +185,26 @@ def _on(a: Any, b: Any, share: float) -> Any:
 class Studio:
     """A loaded model, ready to make pictures."""
 
-    def __init__(self, model: str | Path | None = None, *, device: str = "auto", precision: str = "auto"):
+    def __init__(
+        self,
+        model: str | Path | None = None,
+        *,
+        device: str = "auto",
+        precision: str = "auto",
+        vae: str | Path | None = None,
+        tell: Mapping[str, Any] | Sequence[str] = (),
+    ):
         """Loads the model onto the device. Raises Problem where there is none, or where it makes no pictures.
 
         model      a shipped model's name, a bundle, a run's folder or a checkpoint; None: the shipped one
         device, precision   see `runtime.prepare_for_sampling`
+        vae        a file or folder whose autoencoder takes the place of the model's
+        tell       what a checkpoint does not say, {"predicts": "v"} or ["predicts=v"] (docs/checkpoints.md)
         """
         self.path = bundle.find(default_model() if model is None else model)
-        self.system = prepare_for_sampling(bundle.load(self.path), device, precision)
+        told = dict(tell) if isinstance(tell, Mapping) else words_told(tell)
+        told |= {} if vae is None else {"vae": vae}
+        self.system = prepare_for_sampling(load(self.path, PRECISIONS.get(precision), **told), device, precision)
         if not hasattr(self.system, "generate"):
             raise Problem(f"{self.path} holds a {type(self.system).__name__}, which makes no pictures")
         self.origin = {

@@ -33,15 +33,24 @@ def sampling(
     """
 
 
-def studio(*, model: str | None = None, device: str = "auto", precision: str = "auto"):
+def studio(
+    *,
+    model: str | None = None,
+    vae: str | None = None,
+    tell: tuple[str, ...] = (),
+    device: str = "auto",
+    precision: str = "auto",
+):
     """
     model      a shipped model's name, a bundle, a run's folder or a checkpoint; `phosphene list models`
+    vae        another autoencoder for it: a file or a folder
+    tell       what a checkpoint does not say, as NAME=VALUE, such as predicts=v; `phosphene inspect` names them
     device     auto, cpu, cuda, mps
     precision  auto, fp32, bf16, fp16
     """
     from phosphene.request import Studio
 
-    return Studio(model, device=device, precision=precision)
+    return Studio(model, device=device, precision=precision, vae=vae, tell=tell)
 
 
 def place(*, out: Path = Path("."), grid: bool = False):

@@ -115,8 +115,9 @@ def load(path_or_name: str | Path, dtype: torch.dtype | None = None, **told: Any
     """
     found = look(path_or_name)
     if found is None:
-        _known(told, {}, "a bundle, which says everything itself,")
-        return bundle.load(path_or_name, dtype)
+        _known(told, ["vae"], "a bundle, which says everything else itself")
+        whole = bundle.load(path_or_name, dtype)
+        return replaced(whole, told["vae"]) if "vae" in told else whole
     family = family_of(found)
     _known(told, getattr(family, "OPTIONS", told), f"a checkpoint of the family {family.__name__.split('.')[-1]!r}")
     found.told = told
@@ -169,6 +170,44 @@ def family_of(found: Found) -> ModuleType:
     raise Problem(f"{found.path} is a checkpoint of no kind that is known here; it holds {some} …")
 
 
+def replaced(system: Any, path: str | Path) -> Any:
+    """The system with the autoencoder at `path` instead of its own. Raises Problem where that is none, or another size."""
+    from .vae import at
+
+    own = getattr(system, "autoencoder", None)
+    if own is None or not hasattr(own, "f"):
+        raise Problem(f"{path}: a {type(system).__name__} has no autoencoder to replace")
+    other = at(path, float(torch.as_tensor(getattr(own, "scale", 1.0)).mean()))
+    if (other.channels, other.f) != (own.channels, own.f):
+        theirs, ours = f"{other.channels} at 1/{other.f}", f"{own.channels} at 1/{own.f}"
+        raise Problem(f"{path}: its latents have {theirs} of a picture's size, the model's {ours}")
+    system.autoencoder = other.requires_grad_(False)
+    return system
+
+
+def words_told(words: Iterable[str]) -> dict[str, Any]:
+    """["predicts=v", "heads=5,10", "ema=true"] → what `load` is told. Raises Problem where a word has no "="."""
+    told: dict[str, Any] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals or not name.isidentifier():
+            raise Problem(f"{word!r}: NAME=VALUE was expected, such as predicts=v")
+        values = [_plain(v) for v in value.split(",")]
+        told[name] = values[0] if len(values) == 1 else values
+    return told
+
+
+def _plain(word: str) -> Any:
+    if word.lower() in ("true", "false"):
+        return word.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(word)
+        except ValueError:
+            continue
+    return word
+
+
 def _folder(path: Path) -> Found | None:
     for name in CONFIGS:
         if (path / name).is_file():
@@ -208,6 +247,4 @@ def _yaml(path: Path) -> dict[str, Any]:
 def _known(told: dict[str, Any], options: Iterable[str], what: str) -> None:
     for name in told:
         if name not in options:
-            if not list(options):
-                raise Problem(f"option {name!r}: {what} takes none")
             raise unknown(f"option of {what}", name, options)

@@ -20,7 +20,7 @@ from ..nets.transformer import TextTransformer
 from ..nets.unet import UNet
 from ..systems.latent import Latent
 from ..text.clip import ClipTextEncoder, ClipTokenizer
-from . import clip, files, load, scheduler, stable_unet, vae
+from . import clip, files, scheduler, stable_unet, vae
 from .load import Found
 from .tables import Shape, empty, fill
 from .vae import counted
@@ -246,21 +246,9 @@ def _unet_alone(found: Found, dtype: torch.dtype) -> UNet:
 
 
 def _autoencoder(found: Found) -> nn.Module | None:
-    """What `vae` tells to take, its latents scaled as it says, else as here; None where nothing is told."""
+    """What `vae` tells to take; None where nothing is told."""
     path = found.told.get("vae")
-    if path is None:
-        return None
-    other = load.look(path)
-    if other is None:
-        whole = load.load(path)
-        part = getattr(whole, "autoencoder", whole)
-    else:
-        other.told = {"scale": found.told.get("scale", vae.SCALE)} if not other.kind else {}
-        inside = other.tensors is not None and other.tensors.under(VAE)
-        part = vae.read(other, torch.float32, other.told) if inside or vae.claims(other) else None
-    if not all(hasattr(part, name) for name in ("channels", "f", "encode", "decode")):
-        raise Problem(f"{path} is no autoencoder")
-    return part
+    return None if path is None else vae.at(path, found.told.get("scale", vae.SCALE))
 
 
 def _transformer(tensors: files.Tensors, heads: int, act: str, what: str) -> TextTransformer:

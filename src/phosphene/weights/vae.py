@@ -7,6 +7,7 @@ The structure is read from the tensors' shapes, so a file without a configuratio
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,8 +18,8 @@ from ..nets.autoencoder import Autoencoder, ConvDecoder, ConvEncoder
 from ..nets.layers import Conventions, CornerDownsample, ResBlock, SelfAttention2d, Upsample
 from ..nets.quantize import VqAutoencoder
 from ..nets.tiny import TinyAutoencoder
-from . import files
-from .load import Found
+from . import bundle, files
+from .load import Found, look
 from .tables import Entry, Same, empty, entry, fill, layer
 from .unets import DIFFUSERS, res_block
 
@@ -75,6 +76,24 @@ def read(found: Found, dtype: torch.dtype, told: dict[str, Any]) -> nn.Module:
         raise Problem(f"{what} has no encoder.conv_in.weight and decoder.conv_in.weight: not an autoencoder")
     scale = None if found.kind in KINDS else found.ask("scale", SCALE)
     return autoencoder(tensors.under(prefix), found.config, what, scale=told.get("scale", scale))
+
+
+def at(path: str | Path, scale: float) -> nn.Module:
+    """The autoencoder at a path, alone or inside of a system, whose latents are scaled as it says, else by `scale`.
+
+    Raises Problem where there is none.
+    """
+    found = look(path)
+    if found is None:
+        whole = bundle.load(path)
+        part = getattr(whole, "autoencoder", whole)
+    else:
+        found = found.part("vae") if "vae" in found.config else found  # of a pipeline's folder
+        found.told = {} if found.kind in KINDS else {"scale": scale}
+        part = read(found, torch.float32, found.told)
+    if not all(hasattr(part, name) for name in ("channels", "f", "encode", "decode")):
+        raise Problem(f"{path} is a {type(part).__name__}, an autoencoder was expected")
+    return part
 
 
 def autoencoder(
