@@ -1,4 +1,4 @@
-"""CLIP's residual network (Radford et al. 2021, §2.4): ResNet-D's stem, blurred strides, attention in place of a mean."""
+"""CLIP's residual network (Radford et al. 2021, §2.3): ResNet-D's stem, blurred strides, pooling by attention."""
 
 from __future__ import annotations
 

@@ -31,8 +31,8 @@ CHUNK = 256  # pictures or texts at once, where there may be many
 class Look:
     """What a picture tower is shown of a picture: size × size of it, (p − mean) / std for its pixels p in [0, 1].
 
-    The short side is brought to `size` and the middle is cut out (Radford et al. 2021); with `whole` both sides are
-    brought to it. Without mean and std it is 2p − 1.
+    The short side is brought to `short`, or to `size`, and the middle is cut out (Radford et al. 2021); with `whole`
+    both sides are brought to `size`. Without mean and std it is 2p − 1.
     """
 
     def __init__(
@@ -42,8 +42,16 @@ class Look:
         std: Sequence[float] | None = (0.26862954, 0.26130258, 0.27577711),
         whole: bool = False,
         filter: str = "bicubic",
+        short: int | None = None,
     ):
-        self.size, self.mean, self.std, self.whole, self.filter = size, mean or [0.5] * 3, std or [0.5] * 3, whole, filter
+        self.short = short or size
+        self.size, self.mean, self.std, self.whole, self.filter = (
+            size,
+            mean or [0.5] * 3,
+            std or [0.5] * 3,
+            whole,
+            filter,
+        )
 
     def __call__(self, pictures: Pictures) -> Tensor:
         """Pictures (B, 3, H, W) in [−1, 1], a PIL picture or a list of them → (B, 3, size, size).
@@ -60,8 +68,7 @@ class Look:
 
     def _fitted(self, pixels: Tensor) -> Tensor:
         h, w = pixels.shape[-2:]
-        short = min(h, w)
-        size = (self.size, self.size) if self.whole else (self.size * h // short, self.size * w // short)
+        size = (self.size, self.size) if self.whole else tuple(self.short * side // min(h, w) for side in (h, w))
         if (h, w) != size:
             pixels = F.interpolate(pixels, size, mode=self.filter, antialias=True)
         top, left = (round((side - self.size) / 2) for side in size)

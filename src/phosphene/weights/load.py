@@ -26,7 +26,7 @@ from ..errors import Problem, unknown
 from . import bundle, files
 
 # In this order: the first that claims what was found reads it.
-FAMILIES: list[str] = ["stable", "vae"]
+FAMILIES: list[str] = ["stable", "vae", "clip"]
 
 CONFIGS = ("model_index.json", "open_clip_config.json", "config.json")  # a folder is what the first of these says
 STANDARD = ("diffusion_pytorch_model", "model", "pytorch_model", "open_clip")  # names of files that have one beside
@@ -171,7 +171,7 @@ def family_of(found: Found) -> ModuleType:
 
 
 def replaced(system: Any, path: str | Path) -> Any:
-    """The system with the autoencoder at `path` instead of its own. Raises Problem where that is none, or another size."""
+    """The system with another autoencoder, that at `path`. Raises Problem where that is none, or of another size."""
     from .vae import at
 
     own = getattr(system, "autoencoder", None)
