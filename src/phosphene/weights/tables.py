@@ -43,7 +43,7 @@ class Same:
         return [theirs.reshape(shape)]
 
     def write(self, ours: Sequence[Tensor]) -> Tensor:
-        return ours[0].reshape(*ours[0].shape, *[1] * self.ones)
+        return ours[0].reshape((*ours[0].shape, *[1] * self.ones))  # also of a number, which has no sides
 
 
 @dataclass(frozen=True)
