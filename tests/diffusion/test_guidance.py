@@ -263,3 +263,14 @@ def test_switch():
 def test_what_a_user_can_get_wrong(call, says):
     with pytest.raises(Problem, match=says):
         call()
+
+
+def test_rows_have_weights_of_their_own(two):
+    """g of each row: as each row alone, also where a condition is one row's only, and outside of the interval."""
+    a, b = torch.tensor([3.0, 0.0, 1.5]), torch.tensor([0.5, 2.0, 0.0])
+    for interval in (None, (0.1, 0.2)):
+        how = {"interval": interval}
+        got = classifier_free(two, [(cond(0.8, 3), a), (cond(-0.2, 3), b)], NULL, **how)(X, T).x0
+        for i in range(3):
+            conds = [(cond(0.8), float(a[i])), (cond(-0.2), float(b[i]))]
+            torch.testing.assert_close(got[i : i + 1], classifier_free(two, conds, NULL, **how)(X[i : i + 1], T).x0)

@@ -5,7 +5,8 @@ import torch
 
 from phosphene.errors import Problem
 from phosphene.nets.transformer import TextTransformer
-from phosphene.text.encoders import ClassEncoder, TextEncoder
+from phosphene.text.encoders import ClassEncoder, TextEncoder, token_weights
+from phosphene.text.prompt import emphasised
 from phosphene.text.tokenizer import Tokenizer
 from phosphene.text.vocabulary import Vocabulary
 
@@ -83,3 +84,31 @@ def test_vocabulary():
     for prompt in ("a quantum computer on mars", "大熊猫吃竹子"):
         assert not known(prompt).known, prompt
     assert known("a rocket riding a green unicorn over paris").nearest == "rocket"
+
+
+@torch.no_grad()
+def test_text_encoder_takes_emphasis(tokenizer):
+    """A prompt's tokens times weight, then all of the size that they had; others of the batch as they were."""
+    torch.manual_seed(0)
+    encoder = TextEncoder(tokenizer, TextTransformer(len(tokenizer), 16, 2, 2, 16)).eval()
+    plain, said = encoder(["a small red circle"]), emphasised("a small (red:1.5) circle")
+    weights = torch.tensor([1, 1, 1, 1.5, 1, 1])[None, :, None]
+    want = plain.tokens * weights
+    want *= plain.tokens.square().mean().sqrt() / want.square().mean().sqrt()
+    alone, batch = encoder([said]), encoder(["a large blue square 一个红色圆形", said, None])
+    assert torch.allclose(alone.tokens, want, atol=1e-6) and torch.allclose(alone.vector, want.mean(1), atol=1e-6)
+    assert torch.allclose(batch.tokens[1:2, :6], want, atol=1e-5)
+    others = encoder(["a large blue square 一个红色圆形", "a", None])
+    assert torch.equal(batch.tokens[::2], others.tokens[::2])
+    assert torch.equal(encoder([emphasised("a small red circle")]).tokens, plain.tokens)
+    assert torch.equal(encoder([emphasised("a BREAK small")]).tokens, encoder(["a small"]).tokens)
+
+
+@pytest.mark.parametrize("text, weights", [("(一个:2)红色圆形", {1.0, 2.0}), ("sm(all:0.5)", {0.5, 1.0})])
+def test_weights_do_not_change_the_tokens(tokenizer, text, weights):
+    """A token has the weight of its last character, also where the weight changes within a word."""
+    said = emphasised(text)
+    found = token_weights([said], tokenizer.ends, 16)[0]
+    _, mask = tokenizer([str(said)])
+    assert set(found.tolist()) == weights and found[0] == 1 and (found[mask.sum() - 1 :] == 1).all()
+    assert len(tokenizer.ends(str(said))) == mask.sum()
