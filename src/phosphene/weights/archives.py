@@ -17,7 +17,7 @@ from typing import Any
 
 from phosphene.errors import Problem
 from phosphene.weights.pickles import DTYPE_OF, Machine, Named, Storage
-from phosphene.weights.stored import DTYPES, Buffer, line
+from phosphene.weights.stored import DTYPES, Buffer, line, short
 
 MAGIC = 0x1950A86A20F9469CFC6C  # what torch wrote first before 1.6
 MAX_PROGRAM = 256 << 20  # bytes of one pickle without its tensors; some 100,000 are usual
@@ -55,8 +55,8 @@ def _read_zip(path: Path, data: Buffer, archive: zipfile.ZipFile) -> Tree:
         raise Problem(f"{path} would unpack to more than {MAX_BOMB} times its size, which no checkpoint does")
     roots = sorted((n for n in entries if n.rpartition("/")[2] == "data.pkl"), key=lambda n: n.count("/"))
     if not roots:
-        holds = ", ".join(sorted(entries)[:3])[:80]
-        raise Problem(f"{path} is a zip archive without data.pkl, so no checkpoint of PyTorch; it holds {holds}")
+        holds = sorted(entries)[:3]
+        raise Problem(f"{path} is a zip archive without data.pkl, so no checkpoint of PyTorch; it holds {short(holds)}")
     folder, program = roots[0][: -len("data.pkl")], entries[roots[0]]
     if f"{folder}byteorder" in entries and archive.open(f"{folder}byteorder").read(10) != b"little":
         raise Problem(f"{path} was written on a big-endian machine: save it again on this one")
@@ -153,7 +153,8 @@ def _read_stream(data: mmap.mmap) -> Tree:
             raise ValueError(f"storage {key} is of two kinds")
         return Storage(dtype, count, begin, lambda: data)
 
-    start, foreign = data.tell(), []
+    start = data.tell()
+    foreign: list[str] = []
     Machine(storage, foreign).run(data)
     keys = Machine(_no_storage, []).run(data)
     position = data.tell()

@@ -16,21 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 from phosphene.errors import Problem
 from phosphene.weights.archives import Tree, read_stream, read_zip
-from phosphene.weights.pickles import Inert
 from phosphene.weights.stored import DTYPES, Stored, line, mapped, short
+from phosphene.weights.trees import plainly, state_dict
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
 MAX_HEADER = 64 << 20  # bytes of a .safetensors' header, or of a .json
-MAX_NODES = 1_000_000  # of a pickle's tree; some 10,000 are usual
-MAX_DEPTH = 100
-MAX_NAME = 1000  # characters of a tensor's name
-# Where state dicts lie in what training scripts save; the averaged weights before the raw ones
-WRAPPERS = ("state_dict", "ema", "params_ema", "model_state_dict", "model", "module", "params", "weights", "net")
-PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and torch.compile
-
 SPACES = b"\xef\xbb\xbf \t\r\n"  # what a text file may begin with
 NOT_WEIGHTS = [  # how files begin that are often taken for weights
     (b"version https://git-lfs", "a git-LFS pointer, not the weights: run `git lfs pull` where it was cloned"),
@@ -111,11 +104,8 @@ def read_pickle(path: str | Path) -> Any:
     path = Path(path)
     data = _bytes(path)
     if not _is_pickle(data[:9]):
-        raise Problem(f"{path} is {guess(data[:256])}; a pickle was expected")
-    try:
-        return _plainly(_tree(path, data).root, {})
-    except RecursionError:
-        raise Problem(f"{path} is nested too deep for a checkpoint") from None
+        raise Problem(f"{path} is {guess(data[:512])}; a pickle was expected")
+    return plainly(path, _tree(path, data))
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
@@ -164,6 +154,7 @@ def weight_file(
 
 def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> Path:
     """Writes a .safetensors, in place at once or not at all. Raises Problem where the path cannot be written."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     path = Path(path)
@@ -177,8 +168,8 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: dic
         with open(partial, "rb") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
-    except OSError as error:
-        raise Problem(f"{path} cannot be written: {error.strerror or error}") from None
+    except (OSError, SafetensorError) as error:
+        raise Problem(f"{path} cannot be written: {getattr(error, 'strerror', None) or line(error)}") from None
     finally:
         partial.unlink(missing_ok=True)
     return path
@@ -196,7 +187,8 @@ def _bytes(path: Path) -> mmap.mmap:
 
 def _opened(path: Path, data: mmap.mmap) -> Tensors:
     if _is_pickle(data[:9]):
-        return _weights(path, _tree(path, data))
+        stored, rest = state_dict(path, _tree(path, data))
+        return Tensors(path, stored, None, rest)
     stored, metadata = header(path, data)
     return Tensors(path, stored, metadata)
 
@@ -266,11 +258,13 @@ def _announced(path: Path, entries: dict[str, Any], start: int, data: mmap.mmap)
     """{name: Stored}. The tensors must fill the bytes from `start` on, without holes and without overlap."""
     tensors, spans, there = {}, [], len(data) - start
     for key, entry in entries.items():
+        if isinstance(entry, dict) and isinstance(d := entry.get("dtype"), str) and d not in DTYPES:
+            raise Problem(f"{path}: tensor {short(key)} is of dtype {short(d)}; read are {', '.join(DTYPES)}")
         try:
             begin, end = (_natural(n) for n in entry["data_offsets"])
             shape = tuple(_natural(n) for n in entry["shape"])
             stored = Stored(entry["dtype"], shape, start + begin, None, lambda: data)
-            sound = end - begin == DTYPES[stored.dtype][0] * stored.count
+            sound = end - begin == DTYPES[stored.dtype][0] * stored.count and key.isprintable() and len(shape) <= 64
         except (KeyError, TypeError, ValueError):
             sound = False
         if not sound:
@@ -290,7 +284,7 @@ def _announced(path: Path, entries: dict[str, Any], start: int, data: mmap.mmap)
 
 
 def _natural(value: Any) -> int:
-    if type(value) is not int or value < 0:
+    if type(value) is not int or not 0 <= value < 1 << 60:
         raise ValueError(value)
     return value
 
@@ -303,120 +297,19 @@ def _sharded(path: Path, index: dict[str, Any]) -> Tensors:
     places = index.get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(v, str) for v in places.values()):
         raise Problem(f"{path} is JSON, neither weights nor an index of shards; it says {short(index)}")
-    stored: dict[str, Stored] = {}
-    for name in sorted(set(places.values())):
-        if name in ("", ".", "..") or "/" in name or "\\" in name or "\0" in name:
-            raise Problem(f"{path}: its shard {short(name)} is not a file's name in the same folder")
-        shard = path.parent / name
-        if not shard.is_file():
-            raise Problem(f"{path}: its shard {short(name)} is missing; download it into the same folder")
-        there = _opened(shard, _bytes(shard)).stored
-        for key in (key for key, place in places.items() if place == name):
-            if key not in there:
-                raise Problem(f"{shard} lacks tensor {short(key)}, which {path.name} says it holds")
-            stored[key] = there[key]
-    return Tensors(path, {key: stored[key] for key in places})
+    shards: dict[str, dict[str, Stored]] = {}
+    for key, name in places.items():
+        if name not in shards:
+            shards[name] = _shard(path, name)
+        if key not in shards[name]:
+            raise Problem(f"{path.parent / name} lacks tensor {short(key)}, which {path.name} says it holds")
+    return Tensors(path, {key: shards[name][key] for key, name in places.items()})
 
 
-# The trees of pickles -----------------------------------------------------------------------------------------------
-
-
-def _weights(path: Path, tree: Tree) -> Tensors:
-    """The state dict in a pickle's tree, by dotted names, and the plain values that lie beside it."""
-    rest: dict[str, Any] = {}
-    walk = Walk(path)
-    root = _innermost(tree.root, walk, rest)
-    stored = dict(walk.tensors(root))
-    if not stored:
-        names = f"; it names {', '.join(tree.foreign[:3])}, which was not run" if tree.foreign else ""
-        raise Problem(f"{path} is a pickle without tensors{names}")
-    for prefix in PREFIXES:
-        if all(key.startswith(prefix) for key in stored):
-            stored = {key.removeprefix(prefix): s for key, s in stored.items()}
-    return Tensors(path, stored, None, rest)
-
-
-def _innermost(root: Any, walk: Walk, rest: dict[str, Any]) -> Any:
-    """The state dict itself. `rest` gets what is plain on the way to it, and in it."""
-    while True:
-        rest |= walk.plain(_contents(root))
-        inside = (root.get(w) for w in WRAPPERS) if isinstance(root, dict) else ()
-        inner = (v for v in inside if isinstance(v, (dict, Inert)) and any(walk.tensors(v)))
-        if (found := next(inner, None)) is None:
-            return root
-        root = found
-
-
-def _contents(value: Any) -> dict[Any, Any]:
-    """What a dict, or what stands for an object, holds by name; of a module its parameters, buffers and children."""
-    if isinstance(value, dict):
-        return value
-    if not isinstance(value, Inert):
-        return {}
-    state = value.state[0] if isinstance(value.state, tuple) and value.state else value.state
-    if not isinstance(state, dict):
-        return value.items
-    groups = [state.get(g) for g in ("_parameters", "_buffers", "_modules")]
-    if not any(isinstance(g, dict) for g in groups):
-        return {**value.items, **state}
-    passing = state.get("_non_persistent_buffers_set")
-    passing = passing if isinstance(passing, list) else []
-    return {k: v for g in groups if isinstance(g, dict) for k, v in g.items() if k not in passing}
-
-
-class Walk:
-    """Goes through a tree whose size, depth and sharing somebody else chose: a Problem before it gets out of hand."""
-
-    def __init__(self, path: Path):
-        self.path, self.left = path, MAX_NODES
-
-    def step(self, depth: int, name: str = "") -> None:
-        self.left -= 1
-        if self.left < 0 or depth > MAX_DEPTH or len(name) > MAX_NAME:
-            raise Problem(f"{self.path} is nested too deep, or too large, for a checkpoint")
-
-    def tensors(self, value: Any, name: str = "", depth: int = 0) -> Iterator[tuple[str, Stored]]:
-        """(dotted name, Stored) of every tensor inside."""
-        self.step(depth, name)
-        if isinstance(value, Stored):
-            yield name, value
-        for key, inside in _contents(value).items():
-            yield from self.tensors(inside, f"{name}.{key}" if name else str(key), depth + 1)
-
-    def plain(self, values: Mapping[Any, Any]) -> dict[str, Any]:
-        """Those of the values that are plain: numbers, texts, and lists and dicts of nothing else."""
-        found = {}
-        for key, value in values.items():
-            try:
-                found[str(key)] = self.value(value, 0)
-            except TypeError:
-                continue
-        return found
-
-    def value(self, value: Any, depth: int) -> Any:
-        self.step(depth)
-        if value is None or isinstance(value, (bool, int, float, str)):
-            return value
-        if isinstance(value, dict):
-            return {str(k): self.value(v, depth + 1) for k, v in value.items()}
-        if type(value) in (list, tuple):
-            return [self.value(v, depth + 1) for v in value]
-        raise TypeError(type(value))
-
-
-def _plainly(value: Any, done: dict[int, Any]) -> Any:
-    """The tree with tensors in it. What lies at several places is made once, and may hold itself."""
-    if value is None or isinstance(value, (bool, int, float, str, bytes)):
-        return value
-    if id(value) not in done:
-        if isinstance(value, Stored):
-            done[id(value)] = value.tensor()
-        elif isinstance(value, (dict, Inert)):
-            done[id(value)] = made = {}
-            made.update((k, _plainly(v, done)) for k, v in _contents(value).items())
-        elif type(value) in (list, tuple):
-            done[id(value)] = listed = []
-            listed.extend(_plainly(v, done) for v in value)
-        else:
-            return None
-    return done[id(value)]
+def _shard(index: Path, name: str) -> dict[str, Stored]:
+    if name in ("", ".", "..") or not name.isprintable() or any(c in name for c in "/\\:"):
+        raise Problem(f"{index}: its shard {short(name)} is not the name of a file in the same folder")
+    path = index.parent / name
+    if not path.is_file():
+        raise Problem(f"{index}: its shard {name} is missing; download it into the same folder")
+    return _opened(path, mapped(path)).stored

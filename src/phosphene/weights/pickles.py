@@ -41,7 +41,9 @@ class Inert:
     __slots__ = ("args", "items", "name", "state")
 
     def __init__(self, name: str, args: Any):
-        self.name, self.args, self.state, self.items = name, args, None, {}
+        self.name, self.args = name, args
+        self.state: Any = None
+        self.items: dict[Any, Any] = {}
 
 
 class Storage(NamedTuple):
@@ -243,6 +245,10 @@ def _pop(m: Machine, _: Any) -> None:
     m.stack.pop()
 
 
+def _pop_mark(m: Machine, _: Any) -> None:
+    m.marked()
+
+
 def _reduce(m: Machine, _: Any) -> None:
     args, target = m.pop(), m.pop()
     m.call(target, args)
@@ -279,7 +285,7 @@ _HANDLERS: dict[str, Callable[[Machine, Any], None]] = {
     "FRAME": lambda m, a: None,
     "MARK": lambda m, a: m.push(_MARK),
     "POP": _pop,
-    "POP_MARK": lambda m, a: m.marked() and None,
+    "POP_MARK": _pop_mark,
     "DUP": lambda m, a: m.push(m.top()),
     "NONE": lambda m, a: m.push(None),
     "NEWTRUE": lambda m, a: m.push(True),

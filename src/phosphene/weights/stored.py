@@ -107,22 +107,30 @@ class Stored:
 
 def mapped(path: Path) -> mmap.mmap:
     """The file's bytes, mapped privately. Raises Problem where it cannot be read."""
+    if path.exists() and not path.is_file():
+        raise Problem(f"{path} is a folder or a device, a file was expected")
     try:
         with open(path, "rb") as file:
-            if os.fstat(file.fileno()).st_size == 0:
-                raise Problem(f"{path} is empty (0 bytes): download it again")
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-    except OSError as error:
-        raise Problem(f"{path} cannot be read: {error.strerror or error}") from None
+            size = os.fstat(file.fileno()).st_size
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) if size else None
+    except (OSError, ValueError) as error:
+        raise Problem(f"{path} cannot be read: {getattr(error, 'strerror', None) or line(error)}") from None
+    if data is None:
+        raise Problem(f"{path} is empty (0 bytes): download it again")
+    return data
 
 
 def short(value: Any) -> str:
     """The value in at most 80 characters, for errors."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except RecursionError:
+        return f"a deep {type(value).__name__}"
     return text if len(text) <= 80 else f"{text[:77]}…"
 
 
 def line(error: BaseException) -> str:
-    """The first line of an error."""
+    """The first line of an error, without what a terminal would obey."""
     lines = str(error).strip().splitlines()
-    return (lines[0] if lines else type(error).__name__)[:200]
+    text = (lines[0] if lines else type(error).__name__)[:200]
+    return "".join(c if c.isprintable() else "?" for c in text)
