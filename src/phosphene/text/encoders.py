@@ -40,7 +40,7 @@ class TextEncoder(nn.Module):
         tokens = self.transformer(ids, mask)  # (B, L, D)
         real = mask[..., None].to(tokens.dtype)
         if any(isinstance(p, Emphasised) and p.weighted for p in prompts):
-            weights = token_weights(prompts, self.tokenizer.ends, tokens.shape[1])
+            weights = token_weights(prompts, self.tokenizer.spans, tokens.shape[1])
             tokens = resized(tokens, tokens * weights.to(tokens)[..., None], root_mean_square(real))
         return Cond(vector=(tokens * real).sum(1) / real.sum(1), tokens=tokens, mask=mask)
 
@@ -80,14 +80,20 @@ class NoEncoder(nn.Module):
         return Cond()
 
 
-def token_weights(prompts: Sequence[str | Emphasised | None], ends: Callable[[str], list[int]], length: int) -> Tensor:
-    """Each token's weight, (B, length): that of its last character, whose place `ends` tells for all of a text's."""
+Spans = list[tuple[int, int]]
+
+
+def token_weights(prompts: Sequence[str | Emphasised | None], spans: Callable[[str], Spans], length: int) -> Tensor:
+    """Each token's weight, (B, length): the mean of its characters', blanks aside; 1 for a token that has none.
+
+    `spans` tells of each token of a text where its characters begin and end.
+    """
     weights = torch.ones(len(prompts), length)
     for row, prompt in zip(weights, prompts):
         if isinstance(prompt, Emphasised) and prompt.weighted:
-            text, of_characters = prompt.characters()
-            found = [of_characters[i] if i >= 0 else 1.0 for i in ends(text)]
-            row[: len(found)] = torch.tensor(found)
+            text, of = prompt.characters()
+            found = [[w for c, w in zip(text[a:b], of[a:b]) if not c.isspace()] or [1.0] for a, b in spans(text)]
+            row[: len(found)] = torch.tensor([sum(ws) / len(ws) for ws in found])
     return weights
 
 

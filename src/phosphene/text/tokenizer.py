@@ -55,10 +55,10 @@ class Tokenizer:
             mask[i, : len(row) + 2] = True
         return ids, mask
 
-    def ends(self, text: str) -> list[int]:
-        """For each token of the text, <start> and <end> too, the place of its last character; −1 for those two."""
-        offsets = self.bpe.encode(text, add_special_tokens=False).offsets[: self.length - 2]
-        return [-1, *(end - 1 for _, end in offsets), -1]
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        """For each token of the text, <start> and <end> too, the characters it stands for: none for those two."""
+        encoded = self.bpe.encode(text, add_special_tokens=False)
+        return [(0, 0), *encoded.offsets[: self.length - 2], (0, 0)]
 
 
 def bpe_of(table: str) -> Bpe:
