@@ -24,6 +24,7 @@ from phosphene.diffusion.noise import Between
 from phosphene.errors import Problem
 from phosphene.runtime import PRECISIONS, prepare_for_sampling
 from phosphene.systems.base import Preview, Prompt
+from phosphene.text.prompt import bare
 from phosphene.weights import bundle
 from phosphene.weights.load import load, words_told
 
@@ -250,7 +251,7 @@ class Studio:
         vocabulary = getattr(self.system, "vocabulary", None)
         if vocabulary is None or not isinstance(prompt, str):
             return None
-        known, near = vocabulary(prompt)
+        known, near = vocabulary(bare(prompt))
         if known:
             return None
         hint = f"; nearest to it: {near}" if near else ""

@@ -21,6 +21,8 @@ def sampling(
     sampler: str | None = None,
     spacing: str | None = None,
     guidance: float | None = None,
+    clip_skip: int | None = None,
+    grammar: str | None = None,
 ):
     """
     negative   what not to draw
@@ -30,6 +32,8 @@ def sampling(
     sampler    how to step from noise to picture; `phosphene list samplers` names them
     spacing    which times the sampler visits: leading, trailing, linspace, karras, exponential
     guidance   how strongly the prompt pulls; 1 is no guidance
+    clip_skip  2 leaves out the last block of CLIP's text encoder, as the web UI counts
+    grammar    webui reads (word:1.3), [a:b:0.5], [a|b], AND, BREAK in prompts (docs/prompts.md); plain does not
     """
 
 
