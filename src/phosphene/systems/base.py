@@ -87,9 +87,11 @@ class System(nn.Module):
         """Pictures for the prompts, one seed a picture; the caller's `for` loop shows, cancels and saves."""
         raise NotImplementedError
 
+    place: torch.device | None = None  # where it calculates, if that is not where its parameters lie (offload)
+
     @property
     def device(self) -> torch.device:
-        return next(self.parameters()).device
+        return self.place or next(self.parameters()).device
 
 
 def frozen(module: nn.Module) -> nn.Module:
