@@ -7,6 +7,7 @@ into memory. Whatever is wrong with a file is a Problem that says what was found
 
 from __future__ import annotations
 
+import contextlib
 import json
 import mmap
 import os
@@ -171,7 +172,8 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: dic
     except (OSError, SafetensorError) as error:
         raise Problem(f"{path} cannot be written: {getattr(error, 'strerror', None) or line(error)}") from None
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
     return path
 
 

@@ -130,6 +130,11 @@ CALLS: dict[str, Callable[..., Any]] = {
     "torch.jit._pickle.restore_type_tag": lambda value, tag: value,
     "collections.OrderedDict": _dict,
     "collections.defaultdict": lambda *factory: {},
+    **{
+        f"{place}.{kind}": lambda items=(): items
+        for place in ("builtins", "__builtin__")
+        for kind in ("set", "frozenset")
+    },
     "numpy.core.multiarray.scalar": _scalar,
     "numpy._core.multiarray.scalar": _scalar,
     "_codecs.encode": _encoded,
