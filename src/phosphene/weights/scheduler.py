@@ -103,30 +103,69 @@ def schedule_of(config: Mapping[str, Any], what: str) -> Table:
     return Cosine(T, zero_snr=zero) if curve == "squaredcos_cap_v2" else curves[curve](T, *ends, zero_snr=zero)
 
 
-def written(schedule: Table, predicts: str, spacing: str | None, offset: int, end: float, what: str) -> dict[str, Any]:
-    """The DDIMScheduler's configuration that says the same. Raises Problem where diffusers has no word for it."""
-    said = schedule.arguments
-    config: dict[str, Any] = {"_class_name": "DDIMScheduler", "num_train_timesteps": schedule.T}
-    if isinstance(schedule, Cosine) and said["s"] == 0.008 and said["most"] == 0.999:
-        config |= {"beta_schedule": "squaredcos_cap_v2"}
-    elif isinstance(schedule, (Linear, ScaledLinear, Sigmoid)):
-        names = {Linear: "linear", ScaledLinear: "scaled_linear", Sigmoid: "sigmoid"}
-        config |= {"beta_schedule": names[type(schedule)], "beta_start": said["start"], "beta_end": said["end"]}
-    elif type(schedule) is Table:
-        config |= {"trained_betas": list(said["betas"])}
+def class_of(sampler: str) -> str:
+    """The class of diffusers that samples like this; DDIMScheduler where none does."""
+    others = {"pndm": "PNDMScheduler", "dpmpp_2m_sde": "DPMSolverMultistepScheduler"}
+    return others.get(
+        sampler, next((kind for kind, (name, _, _) in CLASSES.items() if name == sampler), "DDIMScheduler")
+    )
+
+
+def written(plan: Plan, what: str, notes: list[str]) -> dict[str, Any]:
+    """The configuration that says the same; `notes` gains a line for what its class has no word for.
+
+    Raises Problem where diffusers has no word for the schedule or the prediction.
+    """
+    kind, names = class_of(plan.sampler), {ours: name for name, ours in PREDICTS.items()}
+    if plan.predicts not in names:
+        raise Problem(f"{what}: diffusers' {kind} does not know a network that predicts {plan.predicts!r}")
+    config = {"_class_name": kind, **_curve(plan.schedule, what), "prediction_type": names[plan.predicts]}
+    if kind == "DDIMScheduler" and plan.sampler not in ("ddim", "euler"):
+        notes.append(f"the sampler {plan.sampler}: a DDIMScheduler stands in for it")
+    _, default, clean = CLASSES[kind]
+    spaced = kind not in ("DDIMScheduler", "DDPMScheduler", "PNDMScheduler", "LCMScheduler")
+    if plan.spacing in SPACINGS:
+        config["timestep_spacing"] = plan.spacing
+    elif spaced:
+        config |= {"timestep_spacing": default, f"use_{plan.spacing}_sigmas": True}
     else:
-        raise Problem(f"{what}: a {type(schedule).__name__} schedule like this has no name in diffusers")
-    theirs = {ours: name for name, ours in PREDICTS.items()}
-    if predicts not in theirs:
-        raise Problem(f"{what}: diffusers' DDIMScheduler does not know a network that predicts {predicts!r}")
-    return config | {
-        "prediction_type": theirs[predicts],
-        "timestep_spacing": spacing if spacing in SPACINGS else "trailing",
-        "steps_offset": offset,
-        "set_alpha_to_one": end == 0,
-        "rescale_betas_zero_snr": said["zero_snr"],
-        "clip_sample": False,
-    }
+        config["timestep_spacing"] = "trailing"
+        notes.append(f"the spacing {plan.spacing}: a {kind} does not know it, trailing stands in for it")
+    config["steps_offset"] = plan.offset
+    if kind in ("DDIMScheduler", "PNDMScheduler", "LCMScheduler"):
+        config["set_alpha_to_one"] = plan.end == 0
+    elif kind in ("EulerDiscreteScheduler", "DPMSolverMultistepScheduler", "UniPCMultistepScheduler"):
+        config["final_sigmas_type"] = "zero" if plan.end == 0 else "sigma_min"
+    elif (plan.end == 0) != clean:
+        notes.append(f"that sampling ends at t={plan.end:g}: a {kind} does not know it")
+    if kind == "PNDMScheduler":
+        config["skip_prk_steps"] = plan.sampler == "plms"
+    if kind == "DPMSolverMultistepScheduler":
+        config["algorithm_type"] = "dpmsolver++" if plan.sampler == "dpmpp_2m" else "sde-dpmsolver++"
+    if kind in ("DDIMScheduler", "DDPMScheduler", "LCMScheduler"):
+        config["clip_sample"] = False
+    if config.get("rescale_betas_zero_snr") and kind in (
+        "PNDMScheduler",
+        "HeunDiscreteScheduler",
+        "LMSDiscreteScheduler",
+    ):
+        raise Problem(f"{what}: a {kind} knows no zero terminal SNR: set another sampler, such as ddim")
+    return config
+
+
+def _curve(schedule: Schedule, what: str) -> dict[str, Any]:
+    said = schedule.arguments
+    names = {Linear: "linear", ScaledLinear: "scaled_linear", Sigmoid: "sigmoid"}
+    if type(schedule) in names:
+        curve = {"beta_schedule": names[type(schedule)], "beta_start": said["start"], "beta_end": said["end"]}
+    elif isinstance(schedule, Cosine) and (said["s"], said["most"]) == (0.008, 0.999):
+        curve = {"beta_schedule": "squaredcos_cap_v2"}
+    elif type(schedule) is Table:
+        curve = {"trained_betas": list(said["betas"])}
+    else:
+        raise Problem(f"{what}: diffusers has no name for a {type(schedule).__name__} schedule like this")
+    zero = {"rescale_betas_zero_snr": True} if said["zero_snr"] else {}
+    return {"num_train_timesteps": schedule.T, **curve, **zero}
 
 
 def _sampler(kind: str, named: str, config: Mapping[str, Any]) -> tuple[str, str]:

@@ -20,7 +20,9 @@ from ..nets.transformer import TextTransformer
 from ..nets.unet import UNet
 from ..systems.latent import Latent
 from ..text.clip import ClipTextEncoder, ClipTokenizer
-from . import clip, files, scheduler, stable_unet, vae
+from . import files, scheduler, stable_unet, vae
+from .clip_configs import ACTS
+from .clip_tables import text_entries_hf, text_entries_open_clip
 from .load import Found
 from .tables import Shape, empty, fill
 from .vae import counted
@@ -113,10 +115,10 @@ def _text_of_folder(folder: Path, found: Found) -> ClipTextEncoder:
     if config.get("layer_norm_eps", 1e-5) != 1e-5:
         raise Problem(f"{folder}: layer_norm_eps={config['layer_norm_eps']} is not known here, only 1e-05")
     act = config.get("hidden_act", "quick_gelu")
-    if act not in clip.ACTS:
-        raise unknown(f"hidden_act in {folder / 'config.json'}", act, clip.ACTS)
+    if act not in ACTS:
+        raise unknown(f"hidden_act in {folder / 'config.json'}", act, ACTS)
     prefix = "text_model." if any(key.startswith("text_model.") for key in tensors) else ""
-    transformer = _transformer(tensors.under(prefix), config.get("num_attention_heads", 8), clip.ACTS[act], str(folder))
+    transformer = _transformer(tensors.under(prefix), config.get("num_attention_heads", 8), ACTS[act], str(folder))
     tokenizer, pad = _tokenizer(found, transformer, folder.parent / "tokenizer")
     return ClipTextEncoder(tokenizer, transformer, pad=pad)
 
@@ -269,7 +271,7 @@ def _transformer(tensors: files.Tensors, heads: int, act: str, what: str) -> Tex
     if not isinstance(heads, int) or heads < 1 or width % heads:
         raise Problem(f"{what}: {heads} heads do not divide a text encoder's width of {width}")
     made = empty(lambda: TextTransformer(vocabulary, width, blocks, heads, length, True, act, hidden))
-    table = clip.text_entries_hf(blocks) if hugging else clip.text_entries_open_clip(blocks)
+    table = text_entries_hf(blocks) if hugging else text_entries_open_clip(blocks)
     beside = ("embeddings.position_ids", "text_projection", "text_projection.weight", "logit_scale", "attn_mask")
     return fill(made, table, tensors, what=what, ignore=lambda key: key in beside)
 

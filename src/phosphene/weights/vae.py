@@ -210,7 +210,7 @@ def _entries(made, place, res: dict[str, str], attention: dict[str, str], ones: 
                 entries += layer(f"{ours}.conv", place(half, "resize", i, 0))
                 i, j = i + 1, 0
     if not isinstance(made.mix, nn.Identity):
-        entries += [*layer("mix", "quant_conv", Same(2)), *layer("unmix", "post_quant_conv", Same(2))]
+        entries += [*layer("mix", "quant_conv"), *layer("unmix", "post_quant_conv")]
     if isinstance(made, VqAutoencoder):
         entries.append(entry("codebook", "quantize.embedding.weight"))
     return entries
