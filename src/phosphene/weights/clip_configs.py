@@ -56,8 +56,8 @@ def bare(found: Found, widths: tuple[int | None, int | None], act: str) -> Said:
     act = ours(ACTS, "activation", found.ask("act", act))
     text, image = widths
     return Said(
-        {"act": act, "heads": text and found.ask("heads", text // 64)},
-        {"act": act, "heads": image and found.ask("image_heads", image // HEAD_WIDTHS.get(image, 64))},
+        {"act": act, "heads": text and found.ask("heads", max(1, text // 64))},
+        {"act": act, "heads": image and found.ask("image_heads", max(1, image // HEAD_WIDTHS.get(image, 64)))},
     )
 
 
