@@ -1,4 +1,4 @@
-"""A Stable Diffusion of random numbers, as small as can be: the peer's two networks, and a system of ours made of them."""
+"""A Stable Diffusion of random numbers, as small as can be: the peer's two networks, and a system of ours of them."""
 
 from __future__ import annotations
 
@@ -54,18 +54,12 @@ def ours(
     """The same two networks in a system of ours, from their state dicts; the autoencoder is any."""
     s = SIZES | told
     channels = list(s["channels"])
-    net = empty(
-        lambda: UNet(
-            4, 4, channels, s["layers"], [1, 0], [c // s["heads"] for c in channels], s["width"],
-            attend=SpatialTransformer, how=Conventions(groups=32),
-        )  # fmt: skip
-    )
-    hidden = text["text_model.encoder.layers.0.mlp.fc1.weight"].shape[0]
-    tower = empty(
-        lambda: TextTransformer(
-            s["vocabulary"], s["width"], s["blocks"], s["heads"], 77, causal=True, act="quick_gelu", hidden=hidden
-        )
-    )
+    head_dim = [c // s["heads"] for c in channels]
+    how = dict(attend=SpatialTransformer, how=Conventions(groups=32))
+    net = empty(lambda: UNet(4, 4, channels, s["layers"], [1, 0], head_dim, s["width"], **how))
+    sizes = s["vocabulary"], s["width"], s["blocks"], s.get("text_heads", s["heads"]), 77
+    hidden = len(text["text_model.encoder.layers.0.mlp.fc1.weight"])
+    tower = empty(lambda: TextTransformer(*sizes, causal=True, act="quick_gelu", hidden=hidden))
     words = {k.removeprefix("text_model."): t for k, t in text.items() if "position_ids" not in k}
     fill(net, unets.diffusers(net, unets.transformer()), unet, what="the peer's U-Net")
     fill(tower, clip.text_entries_hf(s["blocks"]), words, what="the peer's text encoder")

@@ -40,7 +40,7 @@ class Adapter(Worn, nn.Module):
 
     def _hook(self, layer: Layer):
         def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            return output + layer(inputs[0], self.strength).to(output.dtype) if self.strength else output
+            return output + layer(inputs[0], module, self.strength).to(output.dtype) if self.strength else output
 
         return add
 
@@ -60,20 +60,20 @@ class Adapter(Worn, nn.Module):
 class Layer(nn.Module):
     """strength · scale · up(down(x)) beside one layer, linear or a convolution."""
 
-    def __init__(self, low: LowRank, beside: nn.Module):
+    def __init__(self, source: LowRank, beside: nn.Module):
         super().__init__()
+        low = _fitting(source.plain(), beside)
+        self.source, self.scale = source, low.scale
         self.down = nn.Parameter(low.down, requires_grad=False)
         self.up = nn.Parameter(low.up, requires_grad=False)
-        self.scale = low.scale
-        conv = low.down.ndim == 4
-        self.how = {name: getattr(beside, name) for name in ("stride", "padding", "dilation")} if conv else None
         self._at: tuple[Any, Tensor, Tensor] | None = None
 
-    def forward(self, x: Tensor, strength: float) -> Tensor:
+    def forward(self, x: Tensor, beside: nn.Module, strength: float) -> Tensor:
         down, up = self._weights(x)
-        if self.how is None:
+        if down.ndim == 2:
             return F.linear(F.linear(x, down) * (strength * self.scale), up)
-        return F.conv2d(F.conv2d(x, down, **self.how) * (strength * self.scale), up)
+        inner = beside._conv_forward(x, down, None)  # its stride, its padding, which may be circular
+        return F.conv2d(inner * (strength * self.scale), up)
 
     def _weights(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """down and up where x is and as precise; kept there, unless they are being trained."""
@@ -84,7 +84,9 @@ class Layer(nn.Module):
         return self._at[1:]
 
     def low(self) -> LowRank:
-        return LowRank(self.down.detach(), self.up.detach(), self.scale * self.up.shape[1])
+        """As it came from its file, or as it was trained to be."""
+        trained = LowRank(self.down.detach(), self.up.detach(), self.source.alpha)
+        return trained if self.down.requires_grad else self.source
 
 
 def apply(system: nn.Module, file: str | Path | Lora, strength: float = 1.0, name: str | None = None) -> Adapter:
@@ -105,7 +107,7 @@ def apply(system: nn.Module, file: str | Path | Lora, strength: float = 1.0, nam
                 f"{found.name} changes {path}, which is not in {_what(system)}: it seems to be for {found.family}"
             )
         try:
-            layers[path] = Layer(_fitting(low.plain(), beside), beside)
+            layers[path] = Layer(low, beside)
         except ValueError as error:
             raise Problem(
                 f"{found.name}: {path} {error} in {_what(system)}: it seems to be for {found.family}"
@@ -156,12 +158,12 @@ def bake(system: nn.Module) -> None:
     on = [w for w in worn(system) if isinstance(w, Adapter)]
     for adapter in on:
         for path in adapter.paths:
-            if not isinstance(system.get_submodule(path), (nn.Linear, nn.Conv2d)):
+            if system.get_submodule(path).weight.is_mkldnn:
                 raise Problem(f"{path} is packed for sampling: LoRAs are baked into a system as it was loaded")
     for adapter in on:
         for path, low in adapter.lora().layers.items():
             weight = system.get_submodule(path).weight
-            changed = weight.float() + adapter.strength * low.change().to(weight.device)
+            changed = weight.float() + adapter.strength * low.change().reshape(weight.shape).to(weight.device)
             system.get_submodule(path).weight = nn.Parameter(changed.to(weight.dtype), weight.requires_grad)
         adapter.remove()
 
@@ -174,16 +176,12 @@ def _layer(system: nn.Module, path: str) -> nn.Module | None:
 
 
 def _takes(module: nn.Module) -> bool:
-    """Whether a module is a linear layer or a plain convolution; those packed for sampling are, by their attributes."""
-    if hasattr(module, "kernel_size"):
-        kind = not isinstance(module, (nn.ConvTranspose2d, nn.Conv1d)) and len(module.kernel_size) == 2
-        return kind and module.groups == 1 and getattr(module, "padding_mode", "zeros") == "zeros"
-    return hasattr(module, "in_features") and hasattr(module, "out_features")
+    return isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1)
 
 
 def _shape(module: nn.Module) -> tuple[int, ...]:
     """Of its weight: (out, in) or (out, in, kh, kw)."""
-    if hasattr(module, "kernel_size"):
+    if isinstance(module, nn.Conv2d):
         return module.out_channels, module.in_channels, *module.kernel_size
     return module.out_features, module.in_features
 

@@ -11,7 +11,7 @@ import functools
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,17 +48,17 @@ OLD_NAMES = {  # what stood before "_lora.down" in diffusers' attention processo
     **{f".self_attn.to_{q}": f".self_attn.{q}_proj" for q in "qkv"},
     ".self_attn.to_out": ".self_attn.out_proj",
 }
-OTHER_KINDS = {  # what only adapters of other kinds hold in a key -> their name
-    "dora_scale": "DoRA",
-    "lora_magnitude_vector": "DoRA",
-    "hada_": "LoHa",
-    "lokr_": "LoKr",
-    "oft_": "OFT",
-    ".boft": "BOFT",
-    ".on_input": "IA3",
-    ".diff": "a full difference of weights",
-    "lora_embedding_": "LoRA on an embedding",
-    ".bias": "LoRA with biases",
+OTHER_KINDS = {  # what only adapters of other kinds hold in a key, to its end or a dot -> their name
+    ".dora_scale": "DoRA",
+    ".lora_magnitude_vector": "DoRA",
+    ".hada_": "LoHa",
+    ".lokr_": "LoKr",
+    ".oft_": "OFT",
+    ".on_input.": "IA3",
+    ".diff.": "a full difference of weights",
+    ".diff_b.": "a full difference of weights",
+    ".lora_embedding_": "LoRA on an embedding",
+    ".bias.": "LoRA with biases",
 }
 FAMILIES = (  # parts of names, dots and underscores alike -> whose they are; the first that is found says it
     (("double_blocks_", "single_blocks_", "single_transformer_blocks_"), "Flux"),
@@ -230,7 +230,7 @@ def _grouped(tensors: files.Tensors, path: Path) -> dict[str, dict[str, str]]:
     """{layer's name: {"down" | "up" | "mid" | "alpha": key}}."""
     found: dict[str, dict[str, str]] = {}
     for key in tensors.shapes:
-        kind = next((kind for part, kind in OTHER_KINDS.items() if part in key), None)
+        kind = next((kind for part, kind in OTHER_KINDS.items() if part in f"{key}."), None)
         suffix = next((s for s in SUFFIXES if key.endswith(s)), None)
         if kind or not suffix:
             raise Problem(f"{path} holds {key}: {f'{kind} is not read' if kind else 'no part of a LoRA'}")
@@ -300,8 +300,10 @@ def _configured(path: Path, config: Mapping[str, Any], name: str, rank: int) -> 
     front, layer = (f"{network}.", rest) if f"{network}.lora_alpha" in config else ("", name)
     if front + "lora_alpha" not in config:
         return None
-    alpha = config[front + "lora_alpha"]
-    for pattern, value in (config.get(front + "alpha_pattern") or {}).items():
+    alpha, patterns = config[front + "lora_alpha"], config.get(front + "alpha_pattern") or {}
+    if not isinstance(patterns, dict):
+        raise Problem(f"{path}: alpha_pattern is no JSON object")
+    for pattern, value in patterns.items():
         literal = pattern.removeprefix("^")
         if set(literal) & set("^$*+?()[]{}|\\"):
             raise Problem(f"{path}: alpha_pattern {pattern!r} is a regular expression; a layer's name is what is read")
@@ -316,12 +318,11 @@ def _configured(path: Path, config: Mapping[str, Any], name: str, rank: int) -> 
 
 def write(lora: Lora, path: str | Path) -> Path:
     """Our own form: {module path}.lora_down.weight, lora_up, lora_mid and alpha. Names layers of any system."""
-    return _written(path, lora, {name: name for name in lora.layers}, lora.metadata)
+    return _written(path, lora.layers, lora.metadata)
 
 
-def write_kohya(lora: Lora, path: str | Path) -> Path:
-    """As kohya's scripts and the web UI name it. Raises Problem where a layer is none of Stable Diffusion's."""
-    known = {ours: theirs for theirs, ours in _kohya().items()}
+def write_kohya(lora: Lora, path: str | Path, ones: bool | None = None) -> Path:
+    """As kohya's scripts and the web UI name it. `ones` and the Problem of `write_peft`."""
     said = {
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(max(low.rank for low in lora.layers.values())),
@@ -329,22 +330,22 @@ def write_kohya(lora: Lora, path: str | Path) -> Path:
     }
     if lora.family in WIDTHS.values():
         said["ss_v2"] = str(lora.family == "Stable Diffusion 2")
-    return _written(path, lora, _known(lora, known), said | lora.metadata)
+    layers = {_flat(theirs): low for theirs, low in _theirs(lora, ones).items()}
+    return _written(path, layers, said | lora.metadata)
 
 
-def write_peft(lora: Lora, path: str | Path) -> Path:
+def write_peft(lora: Lora, path: str | Path, ones: bool | None = None) -> Path:
     """As diffusers saves it, in PEFT's names, alpha and rank of every layer in the metadata that it reads.
 
+    ones  whether the projections around the transformers are 1×1 convolutions in the model that it is for; None: they
+          are where it is Stable Diffusion 1
     Raises Problem where a layer is none of Stable Diffusion's.
     """
-    known = _known(lora, {ours: theirs for theirs, ours in names().items()})
     tensors, settings = {}, {}
     for network in ("unet.", "text_encoder."):
-        layers = {known[name]: low.plain() for name, low in lora.layers.items() if known[name].startswith(network)}
+        layers = {t: low.plain() for t, low in _theirs(lora, ones).items() if t.startswith(network)}
         for theirs, low in layers.items():
-            conv = low.down.ndim == 4
-            tensors[f"{theirs}.lora_A.weight"] = low.down
-            tensors[f"{theirs}.lora_B.weight"] = low.up.flatten(1)[..., None, None] if conv else low.up.flatten(1)
+            tensors |= {f"{theirs}.lora_A.weight": low.down, f"{theirs}.lora_B.weight": low.up}
         # transformers 5 leaves out text_model, older ones do not: PEFT takes the end of a name for the name
         said = _settings({t.removeprefix(network).removeprefix("text_model."): low for t, low in layers.items()})
         settings |= {network + key: value for key, value in said.items()}
@@ -367,24 +368,30 @@ def _settings(layers: Mapping[str, LowRank]) -> dict[str, Any]:
     }
 
 
-def _known(lora: Lora, known: Mapping[str, str]) -> dict[str, str]:
-    """{a layer's name: theirs} or a Problem."""
-    for name in lora.layers:
-        if name not in known:
-            raise Problem(f"{lora.name}: {name} is no layer of Stable Diffusion; only our own form can name it")
-    return {name: known[name] for name in lora.layers}
-
-
-def _written(path: str | Path, lora: Lora, called: Mapping[str, str], metadata: Mapping[str, str]) -> Path:
-    tensors = {}
+def _theirs(lora: Lora, ones: bool | None) -> dict[str, LowRank]:
+    """{diffusers' module path: LowRank}, as many sides as the layer has there."""
+    called = {ours: theirs for theirs, ours in names().items()}
+    ones = lora.family == "Stable Diffusion 1" if ones is None else ones
+    layers = {}
     for name, low in lora.layers.items():
+        if name not in called:
+            raise Problem(f"{lora.name}: {name} is no layer of Stable Diffusion; only our own form can name it")
+        conv = low.down.ndim == 4 or (ones and name.endswith((".attend.proj_in", ".attend.proj_out")))
+        sides = (1, 1) if conv else ()
+        down = low.down if low.down.ndim == 4 else low.down.reshape(*low.down.shape, *sides)
+        layers[called[name]] = replace(low, down=down, up=low.up.reshape(*low.up.shape[:2], *sides))
+    return layers
+
+
+def _written(path: str | Path, layers: Mapping[str, LowRank], metadata: Mapping[str, str]) -> Path:
+    tensors = {}
+    for name, low in layers.items():
         parts = {"lora_down.weight": low.down, "lora_up.weight": low.up, "lora_mid.weight": low.mid}
-        tensors |= {f"{called[name]}.{what}": part for what, part in parts.items() if part is not None}
-        tensors[f"{called[name]}.alpha"] = torch.tensor(low.alpha)
+        tensors |= {f"{name}.{what}": part for what, part in parts.items() if part is not None}
+        tensors[f"{name}.alpha"] = torch.tensor(low.alpha)
     return _stored(path, tensors, metadata)
 
 
 def _stored(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Path:
     stored = {key: t.detach().to("cpu").contiguous().clone() for key, t in tensors.items()}
-    files.write_tensors(Path(path), stored, dict(metadata))
-    return Path(path)
+    return files.write_tensors(Path(path), stored, dict(metadata))
