@@ -84,7 +84,7 @@ def prepare(
     original, where = opaque(read, WHITE), None
     if mask is not None:
         where = _transparent(read, name) if isinstance(mask, str) and mask == "alpha" else _mask(mask, receipt)
-        where = where.resize(original.size, Image.Resampling.BILINEAR)
+        where = where.resize(original.size, Image.Resampling.BOX)  # what is far from white stays black
     if size is not None:
         original, where = (None if it is None else fitted(it, size, "center") for it in (original, where))
     sides = margins(expand)

@@ -32,12 +32,18 @@ def from_picture(x0: Tensor, strength: float, times: Tensor, schedule: Schedule,
 
 
 def keep(
-    run: Generator[Step, Tensor | None, None], known: Tensor, mask: Tensor, schedule: Schedule, z: Tensor
+    run: Generator[Step, Tensor | None, None],
+    known: Tensor,
+    mask: Tensor,
+    schedule: Schedule,
+    z: Tensor,
+    end: Tensor | float = 0.0,
 ) -> Generator[Step, Tensor | None, None]:
     """The sampler `run`, in which the picture `known` stays where the mask is 1 (Lugmayr et al. 2022, equation 8).
 
-    After each step the known part, noised by z to the step's level, is put over x and sent back; at t = 0 it is the
-    picture itself. known and z are like x; the mask, from 0 to 1, is broadcastable to it.
+    After each step the known part, noised by z to the step's level, is put over x and sent back; at `end`, which is
+    above 0 where a file's scheduler stops there, it is the picture itself. known and z are like x; the mask, from 0 to
+    1, is broadcastable to it.
     """
     x = None  # what the sampler is sent before its first step
     while True:
@@ -45,7 +51,8 @@ def keep(
             step = run.send(x)
         except StopIteration:
             return
-        x = mask * schedule.jump(known, step.t, z) + (1 - mask) * step.x
+        noised = known if step.t <= end else schedule.jump(known, step.t, z)
+        x = mask * noised + (1 - mask) * step.x
         sent = yield step._replace(x=x)
         x = x if sent is None else sent
 

@@ -168,8 +168,9 @@ class Ddpm(System):
         if sampler == self.sampler:
             options = {**self.options, **options}
         words = {"also": also, "grammar": grammar, "clip_skip": clip_skip}
+        sees = beside is None and also.image is not None  # an inpainting network, which is shown what stays
         x, known = start(z, times[0], schedule), None
-        if source is not None:
+        if source is not None and not (sees and source.anew):
             known = self._encoded(source.picture, n, noise if source.draw else None, "picture")
             noisy, times = from_picture(known, source.strength, times, schedule, z)
             x = x if source.anew else noisy
@@ -178,8 +179,8 @@ class Ddpm(System):
         how = {"rescale": rescale, "interval": interval, **words}
         denoise = self._guided(prompts, negative, self.guidance if guidance is None else guidance, times, **how)
         going = sample(sampler, denoise, x, times, schedule, noise=noise, **options)
-        if source is not None and source.mask is not None and (also.image is None or also is beside):
-            going = keep(going, known, 1 - source.inside(self.factor).to(z), schedule, z)
+        if source is not None and source.mask is not None and not sees:
+            going = keep(going, known, 1 - source.inside(self.factor).to(z), schedule, z, times[-1])
         last = len(times) - 2
         for step in going:  # at the end x stands at the clean end itself
             x = step.x if step.index == last else step.x0
