@@ -264,7 +264,7 @@ def test_transformers_loads_what_was_written(act, tmp_path):
         assert off(system.embed_text(PROMPTS), told.text_embeds) < TOLERANCE
         assert off(F.normalize(system.image_projection(system.image(image)), dim=-1), told.image_embeds) < TOLERANCE
     tokenizer = transformers.CLIPTokenizer.from_pretrained(tmp_path)
-    assert tokenizer("a photo of a fox")["input_ids"] == ids[0, : 2 + len("a photo of a fox".split())].tolist()
+    assert tokenizer("a photo of a fox")["input_ids"] == ids[0, :7].tolist()
     back = load(tmp_path)
     assert same(back, system) and shown(back) == shown(system)
     assert back.text.pooled == "largest"
