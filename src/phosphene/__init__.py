@@ -18,6 +18,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from phosphene.data.base import open_source
     from phosphene.errors import Problem
+    from phosphene.parameters import read as read_parameters
     from phosphene.receipt import read as read_receipt
     from phosphene.request import edit, generate
     from phosphene.training.loop import train
@@ -31,12 +32,24 @@ _HOMES = {
     "generate": "request:generate",
     "load": "weights.load:load",
     "open_source": "data.base:open_source",
+    "read_parameters": "parameters:read",
     "read_receipt": "receipt:read",
     "save": "weights.bundle:save",
     "train": "training.loop:train",
 }
 
-__all__ = ["Problem", "describe", "edit", "generate", "load", "open_source", "read_receipt", "save", "train"]
+__all__ = [
+    "Problem",
+    "describe",
+    "edit",
+    "generate",
+    "load",
+    "open_source",
+    "read_parameters",
+    "read_receipt",
+    "save",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

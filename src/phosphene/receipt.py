@@ -1,6 +1,7 @@
 """The receipt: what a picture carries about itself, as JSON in a text chunk of its PNG file.
 
-It names everything that the picture is a function of, so that the picture can be made again.
+It names everything that the picture is a function of, so that the picture can be made again. Beside it stands what
+other tools read, the web UI's "parameters" (parameters.py), which is also what is read where there is no receipt.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
-from phosphene import __version__
+from phosphene import __version__, parameters
 from phosphene.errors import Problem
 
 KEY = "phosphene"  # the text chunk's keyword
@@ -28,9 +29,14 @@ def record(prompt: Any, seed: int, image: Image.Image, settings: dict[str, Any])
 
 
 def write(path: str | Path, image: Image.Image, receipt: dict[str, Any] | list[dict[str, Any]]) -> Path:
-    """The picture as a PNG that carries its receipt (a sheet: several). Raises Problem where it cannot be written."""
+    """The picture as a PNG that carries its receipt (a sheet: several). Raises Problem where it cannot be written.
+
+    The web UI's parameters stand beside it; of a sheet, those of the first picture.
+    """
     path = Path(path)
     info = PngInfo()
+    if first := receipt if isinstance(receipt, dict) else next(iter(receipt), None):
+        info.add_text(parameters.KEY, parameters.text(first))
     info.add_itxt(KEY, json.dumps(receipt, ensure_ascii=False, default=str))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -41,17 +47,22 @@ def write(path: str | Path, image: Image.Image, receipt: dict[str, Any] | list[d
 
 
 def read(path: str | Path) -> dict[str, Any] | list[dict[str, Any]]:
-    """The receipt in a picture. Raises Problem where the file is no picture or carries none."""
+    """The receipt in a picture; where there is none, what the web UI's parameters say of it, in the same words.
+
+    Raises Problem where the file is no picture or carries neither.
+    """
     try:
         with Image.open(path) as image:
-            image.load()
+            written = parameters.within(image)
             text = getattr(image, "text", {}).get(KEY)
-    except (UnidentifiedImageError, SyntaxError, ValueError):
+    except (UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError):
         raise Problem(f"{path} is not a picture") from None
     except OSError as error:
         raise Problem(f"{path} cannot be read: {error.strerror or error}") from None
+    if text is None and written is not None:
+        return parameters.told(parameters.parse(written))
     if text is None:
-        raise Problem(f"{path} carries no receipt; only PNG files that Phosphene wrote do")
+        raise Problem(f"{path} carries no receipt, and no parameters of the web UI's kind")
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
