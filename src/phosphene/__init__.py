@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from phosphene.training.loop import train
     from phosphene.weights.bundle import describe, save
     from phosphene.weights.load import load
+    from phosphene.weights.save import save_as
 
 _HOMES = {
     "Problem": "errors:Problem",
@@ -35,6 +36,7 @@ _HOMES = {
     "read_parameters": "parameters:read",
     "read_receipt": "receipt:read",
     "save": "weights.bundle:save",
+    "save_as": "weights.save:save_as",
     "train": "training.loop:train",
 }
 
@@ -48,6 +50,7 @@ __all__ = [
     "read_parameters",
     "read_receipt",
     "save",
+    "save_as",
     "train",
 ]
 

@@ -20,3 +20,7 @@ def unknown(what: str, name: object, known: Iterable[str]) -> Problem:
     near = difflib.get_close_matches(str(name).lower(), same, n=1, cutoff=0.5)
     hint = f"; did you mean {same[near[0]]!r}?" if near else "."
     return Problem(f"unknown {what} {name!r}{hint} Known: {', '.join(names)}")
+
+
+class Assumed(UserWarning):
+    """A file does not say something that its pictures depend on, and a documented default was taken."""

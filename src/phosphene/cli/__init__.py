@@ -8,16 +8,18 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 
 from phosphene import __version__
-from phosphene.errors import Problem, unknown
+from phosphene.errors import Assumed, Problem, unknown
 
 COMMANDS = {
     "generate": 'make pictures of words: phosphene generate "a smiling cat"',
     "edit": 'make pictures of a picture: phosphene edit cat.png "a smiling fox" --strength 0.6',
     "train": "train a recipe, from nothing: phosphene train scenes.latent",
     "inspect": "what a model file holds: phosphene inspect FILE",
+    "convert": "a model in another format: phosphene convert sd.ckpt folder --to diffusers",
     "list": "the systems, recipes, samplers and shipped models",
     "data": "what a data spec contains, as a contact sheet: phosphene data scenes --out sheet.png",
 }
@@ -30,6 +32,7 @@ EXTRAS = {  # packages that not every command needs, and the extra that brings t
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command line; returns the exit code."""
+    warnings.showwarning = _warn
     try:
         _run([*(sys.argv[1:] if argv is None else argv)])  # not list(): that may be the command of this name
         sys.stdout.flush()
@@ -63,6 +66,14 @@ def _run(argv: list[str]) -> None:
         importlib.import_module(f"phosphene.cli.{command}").main(rest)
     else:
         raise unknown("command", command, COMMANDS)
+
+
+def _warn(message, category, filename, lineno, file=None, line=None) -> None:
+    """What a checkpoint leaves open is a note for the user; other warnings are as Python prints them."""
+    if issubclass(category, Assumed):
+        print(f"note: {message}", file=sys.stderr)
+    else:
+        sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))
 
 
 def _help() -> str:

@@ -1,4 +1,4 @@
-"""phosphene inspect: what a model file holds, from its header alone."""
+"""phosphene inspect: what a model file holds, from what it announces alone."""
 
 from __future__ import annotations
 
@@ -14,24 +14,27 @@ def main(argv: Sequence[str]) -> None:
     call(inspect, argv, "phosphene inspect")
 
 
-def inspect(file: str, *, card: bool = True, words: bool = False):
-    """Prints what a bundle is made of: its parts, parameters, types, vocabulary and model card. Loads no weights.
+def inspect(file: str, *, tell: tuple[str, ...] = (), card: bool = True, words: bool = False):
+    """Prints what a model is made of: its parts, parameters, types; of a checkpoint, what is assumed of it.
 
-    file   a bundle, a run's folder or a shipped model's name
+    Of a bundle its vocabulary and model card too. Loads no weights.
+
+    file   a bundle, a run's folder, a shipped model's name or a checkpoint (docs/checkpoints.md)
+    tell   what a checkpoint does not say, as NAME=VALUE, such as predicts=v
     card   print the model card too
     words  print everything that the model knows by name
     """
+    if bundle.is_bundle(file):
+        _bundle(file, card, words)
+    else:
+        _checkpoint(file, tell)
+
+
+def _bundle(file: str, card: bool, words: bool) -> None:
     told = bundle.describe(file)
     counts = told.parameters
-    total = sum(counts.values())
-    types = ", ".join(f"{dtype} {100 * n / total:.1f} %" for dtype, n in told.dtypes.items()) or "no numbers"
-    print(
-        f"{told.path}: {told.kind}, {total:,} parameters ({types}), {told.size / 1e6:.1f} MB, "
-        f"sha256 {bundle.fingerprint(file)}…"
-    )
-    width = max(map(len, told.parts))
-    for name, (kind, arguments) in told.parts.items():
-        print(f"  {name:{width}s}  {kind:16s} {counts.get(name, 0):>12,d}  {_arguments(arguments)}".rstrip())
+    print(f"{told.path}: {told.kind}, {_numbers(told.dtypes)}, {told.size / 1e6:.1f} MB, sha256 {_hash(file)}")
+    _table([(name, kind, counts.get(name, 0), arguments) for name, (kind, arguments) in told.parts.items()])
     entries, styles = told.vocabulary
     if entries:
         shown = entries if words or len(entries) <= 12 else [*entries[:12], "…"]
@@ -41,6 +44,39 @@ def inspect(file: str, *, card: bool = True, words: bool = False):
         print(f"styles: {', '.join(styles)}")
     if card and told.card:
         print(f"\n{told.card.strip()}")
+
+
+def _checkpoint(file: str, tell: Sequence[str]) -> None:
+    from phosphene.weights.load import words_told
+    from phosphene.weights.survey import survey
+
+    seen = survey(file, words_told(tell))
+    size = sum(path.stat().st_size for path in seen.files) / 1e6
+    print(f"{seen.path}: {seen.what}, {_numbers(seen.dtypes)}, {size:.1f} MB, sha256 {_hash(file)}")
+    _table(seen.parts)
+    for remark in seen.remarks:
+        print(f"note: {remark}")
+    if seen.options:
+        print("can be told, as --tell NAME=VALUE:")
+        width = max(map(len, seen.options))
+        for name, meaning in seen.options.items():
+            print(f"  {name:{width}s}  {meaning}")
+
+
+def _numbers(dtypes: dict[str, int]) -> str:
+    total = sum(dtypes.values())
+    types = ", ".join(f"{dtype} {100 * n / total:.1f} %" for dtype, n in dtypes.items()) or "no numbers"
+    return f"{total:,} parameters ({types})"
+
+
+def _hash(file: str) -> str:
+    return f"{bundle.fingerprint(file)}…"
+
+
+def _table(parts: Sequence[tuple[str, str, int, dict[str, Any]]]) -> None:
+    width, kinds = max(len(p[0]) for p in parts), max(16, *(len(p[1]) for p in parts))
+    for name, kind, count, arguments in parts:
+        print(f"  {name:{width}s}  {kind:{kinds}s} {count:>13,d}  {_arguments(arguments)}".rstrip())
 
 
 def _arguments(arguments: dict[str, Any], longest: int = 100) -> str:

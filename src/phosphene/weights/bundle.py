@@ -47,6 +47,7 @@ _KINDS = {
     "nets.joint": "CrossAttention2d JointAttention2d NormedJointAttention2d",
     "nets.quantize": "VqAutoencoder",
     "nets.tiny": "TinyAutoencoder",
+    "nets.classifier": "AttentionHead MeanHead NoisyClassifier NormedSpatialHead SpatialHead",
     "nets.transformer": "DiT TextTransformer VisionTransformer",
     "nets.resnet": "ClipResNet",
     "nets.unet": "UNet",
@@ -76,7 +77,7 @@ def save(system: Any, path: str | Path, card: str | None = None, dtype: str | to
     and scalars (biases, norms, scales) keep their own, they weigh next to nothing. Raises Problem where the path cannot
     be written or a class is not in KINDS.
     """
-    parts = _parts(system)
+    parts = parts_of(system)
     names = {id(p): name for name, p in parts.items()}
     description = {
         "format": FORMAT,
@@ -88,7 +89,7 @@ def save(system: Any, path: str | Path, card: str | None = None, dtype: str | to
     return write_tensors(path, stored, metadata)
 
 
-def _parts(whole: Any) -> dict[str, Any]:
+def parts_of(whole: Any) -> dict[str, Any]:
     """{name: part}, dependencies first. A name is the path of arguments that leads to the part, `denoiser.net`."""
     if not is_part(whole):
         raise Problem(f"a {type(whole).__name__} is not a part: only classes decorated with @part are saved")

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import importlib
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from ..errors import Problem, unknown
+from ..errors import Assumed, Problem, unknown
 from . import bundle, files
 
 # In this order: the first that claims what was found reads it.
@@ -43,10 +43,6 @@ OTHERS = [
     ("control_model.", "a ControlNet, which Phosphene does not read"),
     ("controlnet_cond_embedding.", "a ControlNet, which Phosphene does not read"),
 ]
-
-
-class Assumed(UserWarning):
-    """A file does not say something that its pictures depend on, and a default was taken."""
 
 
 @dataclass
@@ -115,16 +111,25 @@ def load(path_or_name: str | Path, dtype: torch.dtype | None = None, **told: Any
     """
     found = look(path_or_name)
     if found is None:
-        _known(told, ["vae"], "a bundle, which says everything else itself")
+        if set(told) - {"vae"}:
+            raise unknown("option of a bundle, which says all else itself", min(set(told) - {"vae"}), ["vae"])
         whole = bundle.load(path_or_name, dtype)
         return replaced(whole, told["vae"]) if "vae" in told else whole
     family = family_of(found)
-    _known(told, getattr(family, "OPTIONS", told), f"a checkpoint of the family {family.__name__.split('.')[-1]!r}")
-    found.told = told
+    found.told = check_told(told, family)
     part = family.read(found, dtype or torch.float32, told)
     for note in remarks(found):
         warnings.warn(note, Assumed, stacklevel=2)
     return part
+
+
+def check_told(told: Mapping[str, Any], family: ModuleType) -> dict[str, Any]:
+    """What is told, once the family knows all of it. Raises Problem for what it does not know."""
+    for name in told:
+        if name not in family.OPTIONS:
+            kind = family.__name__.rpartition(".")[2]
+            raise unknown(f"option of a checkpoint of the family {kind!r}", name, family.OPTIONS)
+    return dict(told)
 
 
 def remarks(found: Found) -> list[str]:
@@ -181,7 +186,7 @@ def replaced(system: Any, path: str | Path) -> Any:
     if (other.channels, other.f) != (own.channels, own.f):
         theirs, ours = f"{other.channels} at 1/{other.f}", f"{own.channels} at 1/{own.f}"
         raise Problem(f"{path}: its latents have {theirs} of a picture's size, the model's {ours}")
-    system.autoencoder = other.requires_grad_(False)
+    system.autoencoder = system.arguments["autoencoder"] = other.requires_grad_(False)
     return system
 
 
@@ -242,9 +247,3 @@ def _yaml(path: Path) -> dict[str, Any]:
     if not isinstance(said, dict):
         raise Problem(f"{path}: a YAML {type(said).__name__}, names with values were expected")
     return said
-
-
-def _known(told: dict[str, Any], options: Iterable[str], what: str) -> None:
-    for name in told:
-        if name not in options:
-            raise unknown(f"option of {what}", name, options)

@@ -6,10 +6,12 @@ are touched, may be written to, and never reach the file.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import mmap
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Buffer = mmap.mmap | bytearray
+_shapes_only: ContextVar[bool] = ContextVar("shapes_only", default=False)
 
 # dtype as safetensors writes it: (bytes, name in torch)
 DTYPES = {
@@ -75,7 +78,7 @@ class Stored:
         As it lies there it is memory-mapped, but for odd places (copied) and bools (read as not 0). In another dtype it
         is a copy, and the memory of what was read is given back.
         """
-        tensor = self._mapped()
+        tensor = self._bare() if _shapes_only.get() else self._mapped()
         if dtype is None or tensor.dtype == dtype:
             return tensor
         copy = tensor.to(dtype)
@@ -89,6 +92,11 @@ class Stored:
         length = (self.begin + self.extent * DTYPES[self.dtype][0]) // page * page - begin
         if length > 0 and isinstance(buffer, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
             buffer.madvise(mmap.MADV_DONTNEED, begin, length)
+
+    def _bare(self) -> Tensor:
+        import torch
+
+        return torch.empty(self.shape, dtype=getattr(torch, DTYPES[self.dtype][1]), device="meta")
 
     def _mapped(self) -> Tensor:
         import torch
@@ -105,9 +113,19 @@ class Stored:
         return shaped != 0 if name == "bool" else shaped
 
 
+@contextlib.contextmanager
+def shapes_only() -> Iterator[None]:
+    """Tensors asked for in this context are on the meta device: nothing of a file but what it announces is read."""
+    token = _shapes_only.set(True)
+    try:
+        yield
+    finally:
+        _shapes_only.reset(token)
+
+
 def mapped(path: Path) -> mmap.mmap:
     """The file's bytes, mapped privately. Raises Problem where it cannot be read."""
-    if path.exists() and not path.is_file():
+    if os.path.exists(path) and not os.path.isfile(path):
         raise Problem(f"{path} is a folder or a device, a file was expected")
     try:
         with open(path, "rb") as file:
