@@ -50,7 +50,9 @@ def prepare_for_sampling(
     nets = [m.net for m in system.modules() if isinstance(m, Denoiser)]
     autoencoders = [m for m in system.modules() if _is_autoencoder(m)]
     _undo(system)
-    dtype = PRECISIONS[_best(place, nets) if precision == "auto" else precision]
+    if precision == "auto":
+        precision = best_precision(place, max(map(parameters, nets), default=0))
+    dtype = PRECISIONS[precision]
     halves = [half for a in autoencoders for half in (a.encoder, a.decoder)]
     for net in nets:
         net.to(dtype)
@@ -120,11 +122,14 @@ def choose_device(name: str = "auto") -> torch.device:
     return place
 
 
-def _best(place: torch.device, nets: list[nn.Module]) -> str:
-    """The precision that "auto" is. A small network stays exact on a CPU: its pictures are there soon enough."""
+def best_precision(place: torch.device, size: int) -> str:
+    """What "auto" is for denoisers of which the largest has `size` parameters.
+
+    A small network stays exact on a CPU: its pictures are there soon enough.
+    """
     if place.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(False) else "fp32"
-    if place.type == "cpu" and any(parameters(net) >= LARGE for net in nets):
+    if place.type == "cpu" and size >= LARGE:
         tests = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # private: absent is no
         return "bf16" if any(getattr(torch.cpu, name, bool)() for name in tests) else "fp32"
     return "fp32"
