@@ -293,6 +293,52 @@ def test_open_clip_there_and_back(act, resnet, tmp_path):
         assert ours.arguments == theirs.arguments
 
 
+def test_the_order_inside_openai_s_names(tmp_path):
+    """q, k, v in the rows of one matrix; projections stand on the right."""
+    theirs("CLIPModel").save_pretrained(tmp_path)
+    write_open_clip(load(tmp_path), tmp_path)
+    hugging, openai = (load_file(tmp_path / f"{name}.safetensors") for name in ("model", "open_clip_model"))
+    for tower, prefix, key in (("text", "", "text_projection"), ("vision", "visual.", "visual.proj")):
+        for kind in ("weight", "bias"):
+            attention = f"{tower}_model.encoder.layers.1.self_attn"
+            packed = torch.cat([hugging[f"{attention}.{q}_proj.{kind}"] for q in "qkv"])
+            assert torch.equal(openai[f"{prefix}transformer.resblocks.1.attn.in_proj_{kind}"], packed)
+        projection = "visual_projection" if prefix else "text_projection"
+        assert torch.equal(openai[key], hugging[f"{projection}.weight"].T)
+
+
+def test_the_resnet_from_its_tensors(tmp_path):
+    """As the paper's code goes through the tensors, by their names."""
+    system = small(10, resnet=True)
+    write_open_clip(system, tmp_path)
+    w = {k.removeprefix("visual."): t for k, t in load_file(tmp_path / "open_clip_model.safetensors").items()}
+
+    def conv(x, name, norm, **how):
+        x = F.conv2d(x, w[f"{name}.weight"], **how)
+        return F.batch_norm(x, *(w[f"{norm}.{n}"] for n in ("running_mean", "running_var", "weight", "bias")))
+
+    image = pictures(64)
+    x = conv(image, "conv1", "bn1", stride=2, padding=1).relu()
+    for i in (2, 3):
+        x = conv(x, f"conv{i}", f"bn{i}", padding=1).relu()
+    x = F.avg_pool2d(x, 2)
+    for at, stride in (("layer1.0", 1), ("layer2.0", 2), ("layer2.1", 1), ("layer3.0", 2), ("layer4.0", 2)):
+        h = conv(x, f"{at}.conv1", f"{at}.bn1").relu()
+        h = F.avg_pool2d(conv(h, f"{at}.conv2", f"{at}.bn2", padding=1).relu(), stride)
+        if at.endswith(".0"):
+            x = conv(F.avg_pool2d(x, stride), f"{at}.downsample.0", f"{at}.downsample.1")
+        x = (conv(h, f"{at}.conv3", f"{at}.bn3") + x).relu()
+    pool = {k.removeprefix("attnpool."): t for k, t in w.items() if k.startswith("attnpool.")}
+    x = x.flatten(2).permute(2, 0, 1)
+    x = torch.cat([x.mean(0, keepdim=True), x]) + pool["positional_embedding"][:, None]
+    out, _ = F.multi_head_attention_forward(
+        x[:1], x, x, x.shape[-1], 8, None, torch.cat([pool[f"{q}_proj.bias"] for q in "qkv"]), None, None, False, 0.0,
+        pool["c_proj.weight"], pool["c_proj.bias"], use_separate_proj_weight=True, training=False, need_weights=False,
+        q_proj_weight=pool["q_proj.weight"], k_proj_weight=pool["k_proj.weight"], v_proj_weight=pool["v_proj.weight"],
+    )  # fmt: skip
+    assert off(system.image(image), out[0]) < TOLERANCE
+
+
 def test_half(tmp_path):
     system = small(6)
     write_hugging_face(system, tmp_path / "hf", torch.float16)
