@@ -58,6 +58,7 @@ _KINDS = {
     "systems.upscale": "Upscaler",
     "text.clip": "ClipTextEncoder ClipTokenizer",
     "text.encoders": "ClassEncoder NoEncoder TextEncoder",
+    "text.hugging": "HuggingEncoder",
     "text.tokenizer": "Tokenizer",
     "text.vocabulary": "Vocabulary",
 }
