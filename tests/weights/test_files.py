@@ -217,13 +217,14 @@ def test_shards_are_one_set_of_tensors(index):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"c": "m-3.bin"}, r"m\.index\.json: its shard m-3\.bin is missing"),
+        ({"c": "m-3.bin"}, r"m\.index\.json: its shard 'm-3\.bin' is missing"),
         ({"c": "m-2.bin"}, r"m-2\.bin lacks tensor 'c'"),
         ({"c": "../m-2.bin"}, "not the name of a file in the same folder"),
         ({"c": "/etc/passwd"}, "not the name of a file in the same folder"),
         ({"c": ".."}, "not the name of a file"),
         ({"c": "m\x00\n.bin"}, "not the name of a file"),
         ({"c": "m.index.json"}, "begins with"),
+        ({"c": "x" * 999}, "is missing"),
         ({"c": 3}, "neither weights nor an index"),
     ],
 )

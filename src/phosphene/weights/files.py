@@ -119,7 +119,7 @@ def read_json(path: str | Path) -> dict[str, Any]:
     if len(content) > MAX_HEADER:
         raise Problem(f"{path} has more than {MAX_HEADER} bytes; a small JSON file was expected")
     try:
-        value = json.loads(content)
+        value = json.loads(content.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         what = guess(content) if any(content.startswith(m) for m, _ in NOT_WEIGHTS) else f"not JSON ({line(error)})"
         raise Problem(f"{path} is {what}") from None
@@ -248,7 +248,7 @@ def header(path: Path, data: mmap.mmap) -> tuple[dict[str, Stored], dict[str, st
 def parsed(path: Path, text: bytes | str, what: str) -> dict[str, Any]:
     """The JSON object inside a .safetensors. Raises Problem where it is none."""
     try:
-        value = json.loads(text)
+        value = json.loads(text if isinstance(text, str) else text.decode())
     except (ValueError, RecursionError) as error:
         raise Problem(f"{path} is damaged, or not a .safetensors file: {what} is not JSON ({line(error)})") from None
     if not isinstance(value, dict):
@@ -312,6 +312,6 @@ def _shard(index: Path, name: str) -> dict[str, Stored]:
     if name in ("", ".", "..") or not name.isprintable() or any(c in name for c in "/\\:"):
         raise Problem(f"{index}: its shard {short(name)} is not the name of a file in the same folder")
     path = index.parent / name
-    if not path.is_file():
-        raise Problem(f"{index}: its shard {name} is missing; download it into the same folder")
+    if not os.path.isfile(path):  # unlike Path's, which raises where the name is too long for a file
+        raise Problem(f"{index}: its shard {short(name)} is missing; download it into the same folder")
     return _opened(path, mapped(path)).stored
