@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from phosphene import adapt
 from phosphene.diffusion.cond import Cond
 from phosphene.errors import Problem
-from phosphene.weights import files, lora
-from phosphene.weights.lora import Lora, LowRank
+from phosphene.weights import files, lora, low_rank
+from phosphene.weights.low_rank import Lora, LowRank
 from weights import tiny_sd
 
 TO_Q = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
@@ -95,9 +95,9 @@ def test_every_layer_of_the_peers_has_a_name_and_no_two_the_same(networks):
     for name, m in text.named_modules():
         if isinstance(m, nn.Linear):
             theirs.append(f"text_encoder.text_model.{name.removeprefix('text_model.')}")
-    ours = [lora.names()[name] for name in theirs]  # a KeyError names the layer
+    ours = [low_rank.names()[name] for name in theirs]  # a KeyError names the layer
     assert len(set(ours)) == len(ours) and all(system.get_submodule(path) is not None for path in ours)
-    assert len(set(lora.names().values())) == len(lora.names()) == len(lora._kohya())
+    assert len(set(low_rank.names().values())) == len(low_rank.names()) == len(low_rank.kohya_names())
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from ..errors import Problem
 from ..weights import lora
-from ..weights.lora import WIDTHS, Lora, LowRank
+from ..weights.low_rank import WIDTHS, Lora, LowRank
 from .worn import Worn, worn
 
 

@@ -10,7 +10,7 @@ from ..errors import Problem
 from ..systems.base import frozen
 from ..weights import embedding
 from ..weights.load import load
-from ..weights.lora import WIDTHS
+from ..weights.low_rank import WIDTHS
 from .worn import Worn
 
 
@@ -82,14 +82,12 @@ def replace_autoencoder(system: nn.Module, file: str | Path) -> Replaced:
         raise Problem(f"this {type(system).__name__} has no autoencoder that {file} could replace")
     other = load(file)
     other = getattr(other, "autoencoder", other)
-    shapes = [tuple(getattr(a, name, None) for name in ("channels", "f")) for a in (own, other)]
-    if shapes[0] != shapes[1]:
+    want, has = ([getattr(a, name, None) for name in ("channels", "f")] for a in (own, other))
+    if has != want:
         what = (
-            type(other).__name__
-            if None in shapes[1]
-            else "an autoencoder of {} channels, 1/{} the size".format(*shapes[1])
+            f"a {type(other).__name__}" if None in has else "an autoencoder of {} channels, 1/{} the size".format(*has)
         )
-        raise Problem(f"{file} is {what}; this model's latents have {shapes[0][0]} channels, 1/{shapes[0][1]} the size")
+        raise Problem(f"{file} is {what}; this model's latents have {want[0]} channels, 1/{want[1]} the size")
     replaced = Replaced(frozen(other.to(system.device)))
     replaced.put(system, Path(file).stem, Path(file))
     return replaced

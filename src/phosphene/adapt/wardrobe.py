@@ -10,6 +10,7 @@ from torch import nn
 
 from ..errors import Problem, unknown
 from ..weights import lora
+from ..weights.low_rank import FOLDER_NAMES, called
 from .low_rank import apply
 from .replaced import replace_autoencoder, teach
 from .worn import Worn, worn
@@ -75,13 +76,14 @@ def find(name: str, places: Iterable[str | Path]) -> Path:
     """
     known: dict[str, Path] = {}
     for place in (spec(p)[0] for p in places):
-        files = [place] if not _shelf(place) else sorted(p for p in place.rglob("*") if p.suffix.lower() in SUFFIXES)
-        for file in files:
-            known.setdefault(file.stem, file)
-            if file != place:
-                known.setdefault(file.relative_to(place).with_suffix("").as_posix(), file)
-    for called, file in known.items():
-        if called.lower() == name.lower():
+        if not _shelf(place):
+            known.setdefault(called(lora.file(place)), lora.file(place))
+            continue
+        for file in sorted(p for p in place.rglob("*") if p.suffix.lower() in SUFFIXES):
+            known.setdefault(called(file), file)
+            known.setdefault(file.relative_to(place).with_suffix("").as_posix(), file)
+    for its, file in known.items():
+        if its.lower() == name.lower():
             return file
     if not known:
         raise Problem(f"<lora:{name}>: no LoRA is known: say where they are, --lora FOLDER or --lora FILE")
@@ -99,6 +101,4 @@ def spec(text: str | Path) -> tuple[Path, float]:
 
 def _shelf(path: Path) -> bool:
     """Whether a folder holds LoRAs, and is not one."""
-    return path.is_dir() and not any(
-        (path / f"{name}.safetensors").is_file() or (path / f"{name}.bin").is_file() for name in lora.FOLDER_NAMES
-    )
+    return path.is_dir() and not any((path / f"{name}{s}").is_file() for name in FOLDER_NAMES for s in SUFFIXES)
