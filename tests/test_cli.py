@@ -117,7 +117,7 @@ def test_generate_says_what_cannot_be(refused, tiny_model, tmp_path):
     assert "n=0" in refused(*line, "-n", 0)
     assert "a.jpg" in refused(*line, "--out", tmp_path / "a.jpg")
     assert "is one file" in refused(*line, "-n", 2, "--out", tmp_path / "a.png")
-    assert "folder without model.safetensors" in refused(*line, "--model", tmp_path)
+    assert "is a folder without a model" in refused(*line, "--model", tmp_path)
     (tmp_path / "file").write_text("")
     assert "is a file" in refused(*line, "--out", tmp_path / "file")
     (tmp_path / "page.safetensors").write_text("<!doctype html><title>Not found</title>")

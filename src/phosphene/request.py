@@ -6,6 +6,7 @@ batches, pictures out of tensors, and what is written into each of them.
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import itertools
 import secrets
@@ -19,14 +20,15 @@ from PIL import Image
 from torch import Tensor
 
 from phosphene import receipt
+from phosphene.adapt import dress, wearing, worn
 from phosphene.canvas import Canvas, Picture, prepare
 from phosphene.diffusion.noise import Between
 from phosphene.errors import Problem
 from phosphene.runtime import PRECISIONS, prepare_for_sampling
 from phosphene.systems.base import Preview, Prompt
-from phosphene.text.prompt import bare
+from phosphene.text.prompt import bare, loras
 from phosphene.weights import bundle
-from phosphene.weights.load import load, words_told
+from phosphene.weights.load import load, look, words_told
 
 BATCH = 16  # pictures at once; a picture does not depend on it
 HIGHEST_SEED = 2**63 - 1
@@ -190,27 +192,40 @@ class Studio:
         self,
         model: str | Path | None = None,
         *,
+        vae: str | Path | None = None,
+        lora: str | Path | Sequence[str | Path] = (),
+        embedding: str | Path | Sequence[str | Path] = (),
+        tell: Mapping[str, Any] | Sequence[str] = (),
         device: str = "auto",
         precision: str = "auto",
-        vae: str | Path | None = None,
-        tell: Mapping[str, Any] | Sequence[str] = (),
+        offload: bool = False,
+        tile: int | None = None,
+        seamless: bool = False,
     ):
         """Loads the model onto the device. Raises Problem where there is none, or where it makes no pictures.
 
         model      a shipped model's name, a bundle, a run's folder or a checkpoint; None: the shipped one
-        device, precision   see `runtime.prepare_for_sampling`
         vae        a file or folder whose autoencoder takes the place of the model's
+        lora       FILE or FILE:strength, one or several; of a folder, those that prompts name, <lora:name:weight>
+        embedding  files of words by textual inversion, one or several
         tell       what a checkpoint does not say, {"predicts": "v"} or ["predicts=v"] (docs/checkpoints.md)
+        device, precision, offload, tile, seamless   see `runtime.prepare_for_sampling`
         """
-        self.path = bundle.find(default_model() if model is None else model)
+        self.path, weights = _found(default_model() if model is None else model)
         told = dict(tell) if isinstance(tell, Mapping) else words_told(tell)
-        told |= {} if vae is None else {"vae": vae}
-        self.system = prepare_for_sampling(load(self.path, PRECISIONS.get(precision), **told), device, precision)
-        if not hasattr(self.system, "generate"):
-            raise Problem(f"{self.path} holds a {type(self.system).__name__}, which makes no pictures")
+        changes = {name: value for name, value in (("tile", tile), ("seamless", seamless)) if value}
+        self.loras = _several(lora)
+        system = load(self.path, PRECISIONS.get(precision), **told, **({} if vae is None else {"vae": vae}))
+        if not hasattr(system, "generate"):
+            raise Problem(f"{self.path} holds a {type(system).__name__}, which makes no pictures")
+        self.system = prepare_for_sampling(system, device, precision, offload=offload, **changes)
+        dress(self.system, self.loras, _several(embedding))
         self.origin = {
             "model": self.path.stem,
-            "weights": bundle.fingerprint(self.path),
+            "weights": weights,
+            **({} if vae is None else {"vae": Path(vae).name, "vae_weights": _found(vae)[1]}),
+            **({"told": told} if told else {}),
+            **changes,
             "device": str(getattr(self.system, "device", "cpu")),
             "precision": precision,
         }
@@ -234,17 +249,22 @@ class Studio:
         options = {name: value for name, value in options.items() if value is not None}
         check(options)
         source = {} if canvas is None else {"image": canvas.image, "mask": canvas.inside}
-        settings = self._settings({**options, **({} if canvas is None else canvas.receipt)})
-        for first in range(0, len(pairs), BATCH):
-            prompts, seeds = zip(*pairs[first : first + BATCH], strict=True)
+        said = {**options, **({} if canvas is None else canvas.receipt)}
+        first = 0
+        for batch, tags in _batches(pairs, options.get("grammar") != "plain"):
+            prompts, seeds = zip(*batch, strict=True)
             told, preview = {**_each(options, len(seeds)), **source}, None
-            for preview in self.system.generate(list(prompts), seeds=list(seeds), **told):
-                watch(first, preview)
-            if preview is None:
-                raise Problem(f"{self.path.name}: {type(self.system).__name__} made no picture")
-            for image, prompt, seed in zip(to_images(preview.picture()), prompts, seeds, strict=True):
+            with wearing(self.system, tags, self.loras):
+                settings = self._settings(said)
+                for preview in self.system.generate(list(prompts), seeds=list(seeds), **told):
+                    watch(first, preview)
+                if preview is None:
+                    raise Problem(f"{self.path.name}: {type(self.system).__name__} made no picture")
+                images = to_images(preview.picture())
+            for image, (prompt, seed) in zip(images, pairs[first : first + len(batch)], strict=True):
                 image = image if canvas is None else canvas.back(image)
                 yield Made(image, _record(prompt, seed, image, settings))
+            first += len(batch)
 
     def outside(self, prompt: Prompt) -> str | None:
         """A line saying that a prompt is outside of what the model knows; None where it is not, or cannot be said."""
@@ -260,7 +280,41 @@ class Studio:
     def _settings(self, options: dict[str, Any]) -> dict[str, Any]:
         """Everything that the pictures are a function of: what was said, else what the system chooses by itself."""
         own = {name: getattr(self.system, name, None) for name in ("sampler", "spacing", "steps", "guidance")}
-        return {**own, **options, **self.origin}
+        on = [it.record for it in worn(self.system) if it.strength]
+        return {**own, **options, **self.origin, **({"adapters": on} if on else {})}
+
+
+def _found(model: str | Path) -> tuple[Path, str]:
+    """Where a model is, and which weights it has: the first digits of its file's SHA-256, of a folder's files' ones."""
+    found = look(model)
+    path = bundle.find(model) if found is None else found.path
+    if path.is_file():
+        return path, bundle.fingerprint(path)
+    files = sorted(f for f in path.rglob("*") if f.suffix in (".safetensors", ".bin"))
+    told = "".join(f"{f.relative_to(path).as_posix()} {bundle.fingerprint(f)}\n" for f in files)
+    return path, hashlib.sha256(told.encode()).hexdigest()[:12]
+
+
+def _several(files: str | Path | Sequence[str | Path]) -> list[str | Path]:
+    return [files] if isinstance(files, (str, Path)) else list(files)
+
+
+def _batches(pairs: Sequence[tuple[Any, Any]], tagged: bool) -> Iterator[tuple[list[tuple[Any, Any]], Any]]:
+    """The pairs in batches that wear the same LoRAs: their prompts without the tags, and the tags."""
+    rows = [(*_untagged(prompt), seed) if tagged else (prompt, (), seed) for prompt, seed in pairs]
+    for tags, same in itertools.groupby(rows, lambda row: row[1]):
+        alike = [(prompt, seed) for prompt, _, seed in same]
+        for first in range(0, len(alike), BATCH):
+            yield alike[first : first + BATCH], tags
+
+
+def _untagged(prompt: Any) -> tuple[Any, tuple[tuple[str, float], ...]]:
+    """A prompt and its LoRAs; between two prompts each one's LoRAs at its own share."""
+    if isinstance(prompt, Between):
+        (a, ours), (b, theirs), u = _untagged(prompt.a), _untagged(prompt.b), prompt.share
+        return Between(a, b, u), (*((n, w * (1 - u)) for n, w in ours), *((n, w * u) for n, w in theirs))
+    text, tags = loras(prompt) if isinstance(prompt, str) else (prompt, ())
+    return (text if tags else prompt), tuple(tags)
 
 
 def _each(options: dict[str, Any], n: int) -> dict[str, Any]:

@@ -41,20 +41,31 @@ def studio(
     *,
     model: str | None = None,
     vae: str | None = None,
+    lora: tuple[str, ...] = (),
+    embedding: tuple[str, ...] = (),
     tell: tuple[str, ...] = (),
     device: str = "auto",
     precision: str = "auto",
+    offload: bool = False,
+    tile: int | None = None,
+    seamless: bool = False,
 ):
     """
     model      a shipped model's name, a bundle, a run's folder or a checkpoint; `phosphene list models`
     vae        another autoencoder for it: a file or a folder
+    lora       FILE or FILE:strength, one or several; or a folder, for prompts with <lora:name:weight>
+    embedding  files of words by textual inversion: prompts may use them
     tell       what a checkpoint does not say, as NAME=VALUE, such as predicts=v; `phosphene inspect` names them
     device     auto, cpu, cuda, mps
     precision  auto, fp32, bf16, fp16
+    offload    keep on a GPU only the part that is at work: slower, with less of its memory
+    tile       encode and decode large pictures in squares of so many pixels, with less memory
+    seamless   pictures that go on where they end, for tiling
     """
     from phosphene.request import Studio
 
-    return Studio(model, device=device, precision=precision, vae=vae, tell=tell)
+    told = {name: value for name, value in locals().items() if name != "Studio"}
+    return Studio(**told)
 
 
 def place(*, out: Path = Path("."), grid: bool = False):
