@@ -94,10 +94,10 @@ class HuggingEncoder(nn.Module):
     def tokenizer(self) -> Any:
         from transformers import AutoTokenizer
 
-        folder = Path(self.tokenizer_name)
+        config, folder = self.config, Path(self.tokenizer_name)
         if folder.is_dir() and not any(file.name.startswith(TOKENIZERS) for file in folder.iterdir()):
             raise Problem(f"{folder} holds no tokenizer; name its folder")  # transformers would make an empty one
-        tokenizer = self._read(AutoTokenizer, self.tokenizer_name, config=self.config)
+        tokenizer = self._read(AutoTokenizer, self.tokenizer_name, config=config)
         tokenizer.padding_side = "right"
         tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
         return tokenizer
