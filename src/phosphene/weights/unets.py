@@ -11,7 +11,7 @@ from collections.abc import Callable
 from torch import nn
 
 from ..nets.layers import ResBlock
-from ..nets.unet import Level, UNet
+from ..nets.unet import HalfUNet, Level, UNet
 from .tables import Entry, Same, layer
 
 Attend = Callable[
@@ -73,8 +73,11 @@ def transformer(ones: int = 0) -> Attend:
     return entries
 
 
-def ldm(net: UNet, attend: Attend) -> list[Entry]:
-    """The names of ldm, guided-diffusion, GLIDE and karlo: input_blocks, middle_block, output_blocks."""
+def ldm(net: HalfUNet, attend: Attend) -> list[Entry]:
+    """The names of ldm, guided-diffusion, GLIDE and karlo: input_blocks, middle_block, output_blocks.
+
+    Of a classifier, which has no right half, all but its head.
+    """
     made = _ends(net, ("time_embed.0", "time_embed.2"), "input_blocks.0.0", ("out.0", "out.2"))
 
     def level(level: Level, ours: str, theirs: str) -> list[Entry]:
@@ -93,7 +96,7 @@ def ldm(net: UNet, attend: Attend) -> list[Entry]:
         net.middle[1].block, "middle.1.block", f"middle_block.{1 + (net.middle[0].attend is not None)}", LDM
     )
     k = 0
-    for i, blocks in enumerate(net.decoder):
+    for i, blocks in enumerate(getattr(net, "decoder", [])):
         for j, block in enumerate(blocks):
             made += level(block, f"decoder.{i}.{j}", f"output_blocks.{k}")
             k += 1
@@ -125,15 +128,12 @@ def diffusers(net: UNet, attend: Attend) -> list[Entry]:
     return made
 
 
-def _ends(net: UNet, time: tuple[str, str], first: str, last: tuple[str, str]) -> list[Entry]:
+def _ends(net: HalfUNet, time: tuple[str, str], first: str, last: tuple[str, str]) -> list[Entry]:
     """What stands before and behind the levels."""
-    return [
-        *layer("time.mlp.0", time[0]),
-        *layer("time.mlp.2", time[1]),
-        *layer("conv_in", first),
-        *layer("norm_out", last[0]),
-        *layer("conv_out", last[1]),
-    ]
+    made = layer("time.mlp.0", time[0]) + layer("time.mlp.2", time[1]) + layer("conv_in", first)
+    if isinstance(net, UNet):
+        made += layer("norm_out", last[0]) + layer("conv_out", last[1])
+    return made
 
 
 def _level(level: Level, ours: str, theirs: tuple[str, str], names: dict[str, str], attend: Attend) -> list[Entry]:
