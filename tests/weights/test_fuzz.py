@@ -26,7 +26,7 @@ from phosphene.errors import Problem
 from phosphene.weights import bundle, files
 
 TRIALS = 1000
-SECONDS = 2.0  # one file
+SECONDS = 2.0  # of the processor, for one file
 MEMORY = 300 << 20  # bytes, all together
 
 # Pickle instructions that somebody might put in: calls, names, sizes, memo tricks, nesting
@@ -216,7 +216,8 @@ def test_a_thousand_damaged_files(seeds, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for form, given in seeds.items():  # what is imported when first needed is imported now
         read(form, mutated_not(given, tmp_path))
-    "".encode("cp437")  # the names in a zip archive
+    for codec in ("cp437", "raw_unicode_escape"):  # of names in zip archives, of old texts in pickles
+        "".encode(codec)
     sys.addaudithook(_hook)
     others = [next(iter(given.values())) for given in seeds.values()] + [
         b"<html>",
@@ -225,11 +226,11 @@ def test_a_thousand_damaged_files(seeds, tmp_path, monkeypatch):
         b"{",
         b"",
     ]
-    loaded, before, started = Counter(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    loaded, before, started = Counter(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     for trial in range(TRIALS):
         form, rng = list(seeds)[trial % len(seeds)], random.Random(trial)
         path = mutated(form, seeds[form], tmp_path, others, rng)
-        start, _watch = time.monotonic(), []
+        start, _watch = time.process_time(), []
         try:
             read(form, path)
             loaded[form] += 1
@@ -239,10 +240,10 @@ def test_a_thousand_damaged_files(seeds, tmp_path, monkeypatch):
         finally:
             seen, _watch = _watch, None
         assert not seen, (trial, seen)
-        assert time.monotonic() - start < SECONDS, (trial, form)
+        assert time.process_time() - start < SECONDS, (trial, form)
     assert not (tmp_path / "PWNED").exists()
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < MEMORY >> 10
-    assert time.monotonic() - started < 60
+    assert time.process_time() - started < 60
     for form in seeds:
         assert 0 < loaded[form] < TRIALS / len(seeds), f"{form}: the damage is too mild or too rough, {loaded}"
 
