@@ -207,6 +207,18 @@ def test_inspect_shows_parts_types_vocabulary_and_card(told, tiny_model):
     assert "of no use" not in told("inspect", tiny_model, "--no-card")[1]
 
 
+def test_inspect_says_how_a_picture_was_made(told, refused, tiny_model, tmp_path):
+    """Its receipt and the web UI's parameters; of other programs' pictures what there is."""
+    told("generate", "狐狸", "--seed", 4, "--out", tmp_path / "a.png", "--model", tiny_model, "--steps", 2)
+    code, out, err = told("inspect", tmp_path / "a.png")
+    assert (code, err) == (0, "") and "made by Phosphene" in out and '"height": 16' in out
+    assert "  狐狸\n  Steps: 2, Sampler: DPM++ 2M, " in out
+    Image.new("RGB", (4, 4)).save(tmp_path / "b.jpg")
+    assert "does not say" in told("inspect", tmp_path / "b.jpg")[1]
+    (tmp_path / "c.png").write_bytes((tmp_path / "a.png").read_bytes()[:60])
+    assert "c.png" in refused("inspect", tmp_path / "c.png")
+
+
 def test_inspect_says_what_cannot_be(refused, tmp_path):
     (tmp_path / "old.ckpt").write_bytes(b"PK\x03\x04" + bytes(range(60)))
     assert "pickles can run code" in refused("inspect", tmp_path / "old.ckpt")

@@ -18,8 +18,8 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from phosphene.data.base import open_source
     from phosphene.errors import Problem
-    from phosphene.parameters import read as read_parameters
     from phosphene.receipt import read as read_receipt
+    from phosphene.receipt import read_parameters
     from phosphene.request import edit, generate
     from phosphene.training.loop import train
     from phosphene.weights.bundle import describe, save
@@ -33,7 +33,7 @@ _HOMES = {
     "generate": "request:generate",
     "load": "weights.load:load",
     "open_source": "data.base:open_source",
-    "read_parameters": "parameters:read",
+    "read_parameters": "receipt:read_parameters",
     "read_receipt": "receipt:read",
     "save": "weights.bundle:save",
     "save_as": "weights.save:save_as",

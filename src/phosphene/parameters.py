@@ -14,13 +14,11 @@ import json
 import math
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from phosphene import __version__
-from phosphene.errors import Problem
 
 KEY = "parameters"  # of the PNG's text chunk
 NEGATIVE = "Negative prompt:"
@@ -133,20 +131,6 @@ def told(parsed: dict[str, str]) -> dict[str, Any]:
         ("hires_strength" if hires else "strength"): strength,
     }
     return {**dict(_given(found)), "parameters": parsed}
-
-
-def read(path: str | Path) -> dict[str, Any]:
-    """The parameters of a picture file, in our words (see `told`). Raises Problem where it is none or carries none."""
-    try:
-        with Image.open(path) as image:
-            written = within(image)
-    except (UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError):
-        raise Problem(f"{path} is not a picture") from None
-    except OSError as error:
-        raise Problem(f"{path} cannot be read: {error.strerror or error}") from None
-    if written is None:
-        raise Problem(f"{path} carries no parameters of the web UI's kind")
-    return told(parse(written))
 
 
 def within(image: Image.Image) -> str | None:

@@ -51,19 +51,59 @@ def read(path: str | Path) -> dict[str, Any] | list[dict[str, Any]]:
 
     Raises Problem where the file is no picture or carries neither.
     """
+    text, written = _texts(path)
+    if text is not None:
+        return _receipt(path, text)
+    if written is None:
+        raise Problem(f"{path} carries no receipt, and no parameters of the web UI's kind")
+    return parameters.told(parameters.parse(written))
+
+
+def read_parameters(path: str | Path) -> dict[str, Any]:
+    """The web UI's parameters in a picture, in our words (see `parameters.told`).
+
+    Raises Problem where the file is no picture or carries none.
+    """
+    written = _texts(path)[1]
+    if written is None:
+        raise Problem(f"{path} carries no parameters of the web UI's kind")
+    return parameters.told(parameters.parse(written))
+
+
+def both(path: str | Path) -> tuple[list[dict[str, Any]], str | None]:
+    """The receipts in a picture (of a sheet: several; or none), and the web UI's parameters as they stand there."""
+    text, written = _texts(path)
+    found = [] if text is None else _receipt(path, text)
+    return found if isinstance(found, list) else [found], written
+
+
+def is_picture(path: str | Path) -> bool:
+    """Whether a file begins as a picture does that may carry how it was made: PNG, JPEG or WebP."""
+    try:
+        with open(path, "rb") as file:
+            first = file.read(12)
+    except OSError:
+        return False
+    return first[:4] == b"\x89PNG" or first[:3] == b"\xff\xd8\xff" or (first[:4], first[8:]) == (b"RIFF", b"WEBP")
+
+
+def _texts(path: str | Path) -> tuple[str | None, str | None]:
     try:
         with Image.open(path) as image:
             written = parameters.within(image)
-            text = getattr(image, "text", {}).get(KEY)
+            return getattr(image, "text", {}).get(KEY), written
     except (UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError):
         raise Problem(f"{path} is not a picture") from None
     except OSError as error:
         raise Problem(f"{path} cannot be read: {error.strerror or error}") from None
-    if text is None and written is not None:
-        return parameters.told(parameters.parse(written))
-    if text is None:
-        raise Problem(f"{path} carries no receipt, and no parameters of the web UI's kind")
+
+
+def _receipt(path: str | Path, text: str) -> dict[str, Any] | list[dict[str, Any]]:
     try:
-        return json.loads(text)
+        found = json.loads(text)
     except (ValueError, RecursionError):
-        raise Problem(f"{path} carries a damaged receipt") from None
+        found = None
+    each = found if isinstance(found, list) else [found]
+    if not all(isinstance(one, dict) for one in each):
+        raise Problem(f"{path} carries a damaged receipt")
+    return found

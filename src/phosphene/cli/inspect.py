@@ -1,4 +1,4 @@
-"""phosphene inspect: what a model file holds, from what it announces alone."""
+"""phosphene inspect: what a model file holds, from what it announces alone; of a picture, how it was made."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from phosphene import receipt
 from phosphene.cli.options import call
 from phosphene.weights import bundle
 
@@ -17,17 +18,33 @@ def main(argv: Sequence[str]) -> None:
 def inspect(file: str, *, tell: tuple[str, ...] = (), card: bool = True, words: bool = False):
     """Prints what a model is made of: its parts, parameters, types; of a checkpoint, what is assumed of it.
 
-    Of a bundle its vocabulary and model card too. Loads no weights.
+    Of a bundle its vocabulary and model card too, of a picture how it was made. Loads no weights.
 
-    file   a bundle, a run's folder, a shipped model's name or a checkpoint (docs/checkpoints.md)
+    file   a bundle, a run's folder, a shipped model's name or a checkpoint (docs/checkpoints.md), or a picture
     tell   what a checkpoint does not say, as NAME=VALUE, such as predicts=v
     card   print the model card too
     words  print everything that the model knows by name
     """
-    if bundle.is_bundle(file):
+    if receipt.is_picture(file):
+        _picture(file)
+    elif bundle.is_bundle(file):
         _bundle(file, card, words)
     else:
         _checkpoint(file, tell)
+
+
+def _picture(file: str) -> None:
+    """Its own receipts, to the last number, and the web UI's parameters, which other tools read."""
+    found, written = receipt.both(file)
+    for made in found:
+        print(f"{file}: made by Phosphene")
+        for name, value in made.items():
+            print(f"  {name:12s}  {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}")
+    if written:
+        print(f"{file}: the web UI's parameters")
+        print("\n".join(f"  {line}" for line in written.splitlines()))
+    if not found and not written:
+        print(f"{file}: a picture that does not say how it was made")
 
 
 def _bundle(file: str, card: bool, words: bool) -> None:
