@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import Problem
+from .files import Tensors
 
 Net = TypeVar("Net", bound=nn.Module)
 Shape = tuple[int, ...]
@@ -149,12 +150,15 @@ def fill(
         raise Problem(f"{what} holds {_some(extra)}, for which this network has no place")
     found = dict(own)
     for e in entries:
+        theirs = tensors[e.theirs]
         try:
-            parts = e.form.read(tensors[e.theirs], [tuple(wanted[key].shape) for key in e.ours])
+            parts = e.form.read(theirs, [tuple(wanted[key].shape) for key in e.ours])
         except ValueError as error:
             raise Problem(f"{what}: {e.theirs} {error}") from None
         for key, part in zip(e.ours, parts, strict=True):
             found[key] = part.to(dtype) if dtype and part.is_floating_point() else part
+        if dtype and theirs.is_floating_point() and theirs.dtype != dtype and isinstance(tensors, Tensors):
+            tensors.stored[e.theirs].forget()  # all of it was copied: the file's pages need not stay in memory
     assert set(found) == set(wanted), f"the table misses {sorted(set(wanted) ^ set(found))[:5]}"  # ours to get right
     module.load_state_dict(found, assign=True)
     return module.eval()
