@@ -10,15 +10,18 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 
-from phosphene.errors import Problem
+from phosphene.errors import Assumed, Problem
 from phosphene.nets.autoencoder import ConvTower
 from phosphene.nets.resnet import ClipResNet
 from phosphene.nets.transformer import TextTransformer, VisionTransformer
 from phosphene.systems.clip import ClipSystem, Look
 from phosphene.text.clip import ClipTextEncoder, ClipTokenizer
+from phosphene.text.encoders import TextEncoder
+from phosphene.text.tokenizer import Tokenizer
 from phosphene.weights import bundle
 from phosphene.weights.clip import write_hugging_face, write_open_clip
-from phosphene.weights.load import Assumed, load
+from phosphene.weights.load import load
+from phosphene.weights.save import save_as
 
 TOLERANCE = 3e-5  # max|Δ| / mean|reference|
 PROMPTS = ["a photo of a fox", "", "Pizza, on a plate " * 20]
@@ -339,6 +342,20 @@ def test_the_resnet_from_its_tensors(tmp_path):
     assert off(system.image(image), out[0]) < TOLERANCE
 
 
+def text_encoder() -> TextEncoder:
+    tokenizer = Tokenizer.train(["a fox", "pizza"], size=300, length=16)
+    return TextEncoder(tokenizer, TextTransformer(len(tokenizer), 16, 1, 2, 16))
+
+
+@pytest.mark.parametrize("to", ["hf-clip", "open-clip"])
+def test_it_is_converted(to, tmp_path):
+    """As `phosphene convert` does it, and again to a bundle: the same weights in half."""
+    system = small(11)
+    assert save_as(system, tmp_path / to, to, half=True) == []
+    save_as(load(tmp_path / to), tmp_path / "ours.safetensors")
+    assert same(load(tmp_path / "ours.safetensors"), system.half().float())
+
+
 def test_half(tmp_path):
     system = small(6)
     write_hugging_face(system, tmp_path / "hf", torch.float16)
@@ -358,6 +375,12 @@ def test_what_a_format_cannot_hold(tmp_path):
         write_open_clip(ClipSystem(text, None, 12), tmp_path)
     with pytest.raises(Problem, match="activations gelu_tanh"):
         write_open_clip(small(act="gelu_tanh"), tmp_path)
+    with pytest.raises(Problem, match="holds a CLIP; this is a VisionTransformer"):
+        write_hugging_face(whole.image, tmp_path)
+    with pytest.raises(Problem, match="takes pictures as they are"):
+        write_hugging_face(ClipSystem(None, whole.image, 12), tmp_path)
+    with pytest.raises(Problem, match="not CLIP's"):
+        write_hugging_face(ClipSystem(text_encoder(), whole.image, 12, size=32), tmp_path)
     whole.look = Look(32, short=40)
     assert "40" in write_open_clip(whole, tmp_path)[0]
 

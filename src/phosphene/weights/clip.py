@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from ..errors import Problem
 from ..nets.resnet import ClipResNet
@@ -24,6 +23,7 @@ from . import clip_configs as configs
 from . import files
 from .clip_configs import Said
 from .clip_tables import HUGGING_FACE, OPENAI, Names, entries, text_entries_hf, text_entries_open_clip
+from .save import narrowed
 from .tables import TRANSPOSED, Shape, empty, extract, fill
 
 if TYPE_CHECKING:
@@ -209,7 +209,7 @@ def write_hugging_face(system: ClipSystem, folder: str | Path, dtype: torch.dtyp
     transformers with OpenAI's conventions.
     """
     text, image = _towers(system, (VisionTransformer,), "Hugging Face's")
-    width = _written_width(system)
+    width = system.arguments["width"]
     made = {}
     if text is not None:
         made["text"] = configs.hugging_face_text(text, width)
@@ -224,7 +224,7 @@ def write_hugging_face(system: ClipSystem, folder: str | Path, dtype: torch.dtyp
         [(tower, config)] = made.items()
         kind = f"CLIP{tower.capitalize()}Model{'WithProjection' if width else ''}"
     configs.write_json(Path(folder) / "config.json", {"architectures": [kind], **config})
-    tensors = _narrowed(extract(system, entries(system, HUGGING_FACE)), dtype)
+    tensors = narrowed(extract(system, entries(system, HUGGING_FACE)), dtype)
     files.write_tensors(Path(folder) / "model.safetensors", tensors, {"format": "pt"})
     return []
 
@@ -236,10 +236,10 @@ def write_open_clip(system: ClipSystem, folder: str | Path, dtype: torch.dtype |
     of another kind, two activations.
     """
     text, image = _towers(system, (VisionTransformer, ClipResNet), "open_clip's")
-    if text is None or image is None or _written_width(system) is None:
+    if text is None or image is None or system.arguments["width"] is None:
         raise Problem("open_clip's format wants a text tower and a picture tower, and both projected")
     configs.write_json(Path(folder) / "open_clip_config.json", configs.open_clip_config(system))
-    tensors = _narrowed(extract(system, entries(system, OPENAI)), dtype)
+    tensors = narrowed(extract(system, entries(system, OPENAI)), dtype)
     files.write_tensors(Path(folder) / "open_clip_model.safetensors", tensors, {"format": "pt"})
     lost = []
     if text.tokenizer.arguments["table"] != "openai":
@@ -254,18 +254,14 @@ def write_open_clip(system: ClipSystem, folder: str | Path, dtype: torch.dtype |
 def _towers(
     system: ClipSystem, kinds: tuple[type, ...], whose: str
 ) -> tuple[ClipTextEncoder | None, VisionTransformer | ClipResNet | None]:
-    """Both towers, as the format has them. Raises Problem where they are others."""
+    """Both towers, as the format has them. Raises Problem where they are others, or this is no CLIP at all."""
+    if not isinstance(system, ClipSystem):
+        raise Problem(f"{whose} format holds a CLIP; this is a {type(system).__name__}")
     text, image = system.text, system.image
     if text is not None and not (isinstance(text, ClipTextEncoder) and text.transformer.causal and not text.skip):
         raise Problem(f"{whose} format has no place for this text encoder, which is not CLIP's")
     if image is not None and not (isinstance(image, kinds) and image.arguments.get("pre_norm", True)):
         raise Problem(f"{whose} format has no place for this picture tower, a {type(image).__name__} of ours")
+    if image is not None and system.look is None:
+        raise Problem(f"{whose} format says what a picture tower is shown, and this CLIP takes pictures as they are")
     return text, image
-
-
-def _written_width(system: ClipSystem) -> int | None:
-    return system.arguments["width"]
-
-
-def _narrowed(tensors: dict[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:
-    return {key: t.to(dtype) if dtype and t.is_floating_point() else t for key, t in tensors.items()}
