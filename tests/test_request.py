@@ -158,3 +158,51 @@ def test_receipts_come_back_as_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(Problem, match="cannot be written"):
         receipt.write(tmp_path / "file" / "x.png", Image.new("RGB", (4, 4)), {})
+
+
+@pytest.fixture
+def ink(tiny_model, tmp_path):
+    """A LoRA for the tiny model, in a folder of LoRAs."""
+    from phosphene import adapt
+
+    torch.manual_seed(0)
+    adapter = adapt.new(phosphene.load(tiny_model))
+    for weights in adapter.parameters():
+        torch.nn.init.normal_(weights, std=0.3)
+    (tmp_path / "shelf").mkdir()
+    adapter.save(tmp_path / "shelf" / "ink.safetensors")
+    return tmp_path / "shelf" / "ink.safetensors"
+
+
+def test_loras_of_the_command_and_of_the_prompts(tiny_model, ink):
+    """Those in prompts are worn by these pictures alone, in whatever order they come."""
+    plain = pixels(phosphene.generate("a fox", seed=7, model=tiny_model))
+    worn = pixels(phosphene.generate("a fox", seed=7, model=tiny_model, lora=f"{ink}:0.5"))
+    assert abs(worn - plain).max() > 1
+    prompts = ["a fox", "a fox <lora:ink:0.5>", "a fox"]
+    studio = request.Studio(tiny_model, lora=ink.parent)
+    made = list(studio.make(paired(prompts, [7]), {}))
+    for m, prompt, want in zip(made, prompts, (plain, worn, plain), strict=True):
+        assert abs(pixels(m.image) - want).max() <= 1 and m.receipt["prompt"] == prompt
+    [told] = made[1].receipt["adapters"]
+    assert (told["name"], told["strength"]) == ("ink", 0.5) and len(told["sha256"]) >= 12
+    assert "adapters" not in made[0].receipt and "adapters" not in made[2].receipt
+    with pytest.raises(Problem, match="did you mean 'ink'"):
+        list(studio.make([("a fox <lora:inkk>", 1)], {}))
+    spelled = list(studio.make([("a fox <lora:ink>", 1)], {"grammar": "plain"}))
+    assert "adapters" not in spelled[0].receipt
+
+
+def test_a_loras_share_fades_over_between_prompts(tiny_model, ink):
+    studio = request.Studio(tiny_model, lora=ink.parent)
+    pairs = request.rows(paired(["a fox", "a fox <lora:ink:0.8>"], [7]), None, 0.0, 3)
+    made = list(studio.make(pairs, {}))
+    strengths = [m.receipt.get("adapters", [{"strength": 0.0}])[0]["strength"] for m in made]
+    assert strengths == pytest.approx([0.0, 0.4, 0.8])
+
+
+def test_a_checkpoint_in_a_folder_is_named_by_all_its_files(tiny_model, tmp_path, shared):
+    path, weights = request._found(shared / "fixtures/sd1")
+    assert path.name == "sd1" and len(weights) == 12
+    other = request._found(shared / "fixtures/sd1_inpaint9")[1]
+    assert weights != other and request._found(tiny_model)[1] == bundle.fingerprint(tiny_model)

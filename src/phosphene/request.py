@@ -314,7 +314,7 @@ def _untagged(prompt: Any) -> tuple[Any, tuple[tuple[str, float], ...]]:
         (a, ours), (b, theirs), u = _untagged(prompt.a), _untagged(prompt.b), prompt.share
         return Between(a, b, u), (*((n, w * (1 - u)) for n, w in ours), *((n, w * u) for n, w in theirs))
     text, tags = loras(prompt) if isinstance(prompt, str) else (prompt, ())
-    return (text if tags else prompt), tuple(tags)
+    return (text.strip() if tags else prompt), tuple(tags)
 
 
 def _each(options: dict[str, Any], n: int) -> dict[str, Any]:
