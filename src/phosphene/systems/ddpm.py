@@ -33,12 +33,12 @@ class Ddpm(System):
     sampler, spacing, steps, guidance   what `generate` uses unless it is told otherwise
     offset, end   of the times of that sampler (diffusion/schedule.py), as the schedulers of some files want them
     options       that sampler's own, such as {"variance": "learned"}
-    threshold     (quantile, most) of the dynamic threshold that takes the place of clamping x0 to ±1
+    bound         what x0 is clamped to on both sides; None: not clamped
+    threshold     (quantile, most) of the dynamic threshold that takes the place of clamping
     """
 
     stage = "base"
     factor = 1  # pixels a side for one number of x
-    bound: float | None = 1.0  # pictures end at ±1
 
     def __init__(
         self,
@@ -54,13 +54,15 @@ class Ddpm(System):
         end: float = 0.0,
         options: dict | None = None,
         threshold: Sequence[float] | None = None,
+        bound: float | None = 1.0,
     ):
         super().__init__()
         self.denoiser = denoiser
         self.encoder = NoEncoder() if encoder is None else encoder
         self.size, self.channels = size, channels
         self.sampler, self.spacing, self.steps, self.guidance = sampler, spacing, steps, guidance
-        self.offset, self.end, self.options, self.threshold = offset, end, options or {}, threshold
+        self.offset, self.end, self.options = offset, end, options or {}
+        self.threshold, self.bound = threshold, bound
 
     @property
     def multiple(self) -> int:

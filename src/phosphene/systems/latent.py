@@ -20,8 +20,6 @@ from .ddpm import Ddpm
 class Latent(Ddpm):
     """A text encoder, a denoiser of latents, and a frozen autoencoder. `size` is that of the pictures."""
 
-    bound = None  # latents have no end
-
     def __init__(
         self,
         denoiser: Denoiser,
@@ -37,7 +35,8 @@ class Latent(Ddpm):
         end: float = 0.0,
     ):
         channels = autoencoder.channels
-        super().__init__(denoiser, encoder, size, channels, sampler, spacing, steps, guidance, offset, end)
+        base = denoiser, encoder, size, channels, sampler, spacing, steps, guidance, offset, end
+        super().__init__(*base, bound=None)  # latents have no end
         self.autoencoder, self.vocabulary = frozen(autoencoder), vocabulary
         self.factor = autoencoder.f
 

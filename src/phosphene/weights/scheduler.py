@@ -81,7 +81,7 @@ def plan(config: Mapping[str, Any], what: str) -> Plan:
         STEPS.get(sampler, 50),
         _offset(config, what) if spacing == "leading" else 0,
         0.0 if clean else 1 / schedule.T,
-        float(config.get("clip_sample_range", 1.0)) if config.get("clip_sample", kind == "DDPMScheduler") else None,
+        float(config.get("clip_sample_range", 1.0)) if config.get("clip_sample", kind in ("DDPMScheduler", "DDIMScheduler")) else None,
         _threshold(config),
         notes,
     )

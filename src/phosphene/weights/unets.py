@@ -6,10 +6,13 @@ functions walk through a network of ours, so a table fits the network that it is
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from torch import nn
 
+from ..errors import Problem
+from ..nets.joint import CrossAttention2d, JointAttention2d
 from ..nets.layers import ResBlock
 from ..nets.unet import HalfUNet, Level, UNet
 from .tables import Entry, Same, layer
@@ -71,6 +74,36 @@ def transformer(ones: int = 0) -> Attend:
         return made
 
     return entries
+
+
+def separate(old: bool = False) -> Attend:
+    """diffusers' attention of pixels, with q, k and v apart; `old`: query, key, value and proj_attn, as before 0.19.
+
+    Where tokens are attended to as well, or alone, their keys and values are add_k_proj and add_v_proj.
+    """
+    q, k, v, out = ("query", "key", "value", "proj_attn") if old else ("to_q", "to_k", "to_v", "to_out.0")
+
+    def entries(attend: nn.Module, ours: str, theirs: str) -> list[Entry]:
+        alone = isinstance(attend, CrossAttention2d)
+        pairs = {"norm": "group_norm", "attn.to_q": q, "attn.to_out": out}
+        pairs |= {"attn.to_k": "add_k_proj", "attn.to_v": "add_v_proj"} if alone else {"attn.to_k": k, "attn.to_v": v}
+        if isinstance(attend, JointAttention2d):
+            pairs |= {"to_k": "add_k_proj", "to_v": "add_v_proj"}
+        if isinstance(getattr(attend, "norm_tokens", None), nn.GroupNorm):
+            pairs["norm_tokens"] = "norm_cross"
+        return [e for name, other in pairs.items() for e in layer(f"{ours}.{name}", f"{theirs}.{other}")]
+
+    return entries
+
+
+def known(config: Mapping[str, Any], settings: Mapping[str, Sequence[Any]], what: str) -> None:
+    """Problem for a setting of a diffusers configuration that is none of those known; the first is the default."""
+    for key, values in settings.items():
+        said = config.get(key, values[0])
+        for value in said if isinstance(said, list) else [said]:
+            if value not in values:
+                shown = ", ".join(str(v) for v in values)
+                raise Problem(f"{what}: {key}={said!r} in its config.json is not known here, only {shown}")
 
 
 def ldm(net: HalfUNet, attend: Attend) -> list[Entry]:
