@@ -11,6 +11,7 @@ import pkgutil
 import random
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -156,6 +157,100 @@ def test_tied_weights_stay_tied(tmp_path, monkeypatch):
     assert back.out.weight is back.embed.weight and torch.equal(back.out.weight, tied.out.weight)
 
 
+def test_modules_are_made_hollow_and_filled(whole, path, monkeypatch):
+    """No parameter is initialised, what the constructor computes is kept, who held a parameter holds its numbers."""
+
+    @part
+    class Held(nn.Module):
+        def __init__(self, net: Net):
+            super().__init__()
+            self.net = net
+            assert all(p.is_meta for p in net.parameters())
+            self.turns = {"model": list(net.parameters())}
+
+    monkeypatch.setitem(bundle.KINDS, "Held", Held)
+    assert not any(p.is_meta for p in whole.parameters())
+    rewritten(path, lambda d, t: (d["parts"].update(system=["Held", {"net": {"part": "net"}}]), trimmed(d, t)))
+    back = bundle.load(path)
+    assert [id(p) for p in back.turns["model"]] == [id(p) for p in back.net.parameters()]
+    assert torch.equal(back.turns["model"][0], whole.net.blocks[0].linear.weight) and back.net.scale == 1
+    assert back.net.table.tolist() == [0, 1, 2] and not back.net.table.is_meta
+    assert all(p.requires_grad and p.is_leaf for p in back.parameters())
+    back.net.blocks[0].linear(torch.ones(1, 4)).sum().backward()
+    with torch.no_grad():
+        back.turns["model"][0].zero_()
+    assert torch.equal(bundle.load(path).net.blocks[0].linear.weight, whole.net.blocks[0].linear.weight)
+    assert not nn.Linear(2, 2).weight.is_meta, "outside of loading, modules are made as ever"
+
+
+def trimmed(description, tensors):
+    """Leaves what the part `net` needs."""
+    description["parts"] = {name: description["parts"][name] for name in ("net", "system")}
+    for key in [key for key in tensors if not key.startswith("net/")]:
+        del tensors[key]
+
+
+def test_other_threads_make_modules_as_ever(path):
+    made = []
+    with bundle.hollow():
+        thread = threading.Thread(target=lambda: made.append(nn.Linear(2, 2)))
+        thread.start()
+        thread.join()
+        assert nn.Linear(2, 2).weight.is_meta
+    assert not made[0].weight.is_meta
+
+
+def test_the_denoisers_network_takes_a_precision(tiny_model, monkeypatch):
+    monkeypatch.undo()
+    stored = load_file(tiny_model)
+    plain, half = bundle.load(tiny_model), bundle.load(tiny_model, torch.bfloat16)
+    assert {t.dtype for t in plain.state_dict().values() if t.is_floating_point()} == {torch.float32}
+    for name, module in half.named_children():
+        wanted = torch.bfloat16 if name == "denoiser" else torch.float32
+        assert {p.dtype for p in module.parameters()} <= {wanted}, name
+    assert {p.dtype for p in half.denoiser.net.parameters()} == {torch.bfloat16}
+    for name in ("denoiser.net", "decoder", "encoder"):
+        for key, value in plain.get_submodule(name).state_dict().items() if hasattr(plain, name) else ():
+            assert torch.equal(value, stored.get(f"{name}/{key}", value).to(value.dtype))
+    for key, value in plain.denoiser.net.state_dict().items():
+        assert torch.equal(half.denoiser.net.state_dict()[key], value.bfloat16()), key
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize(("stored", "wanted"), [("fp32", "float32"), ("fp16", "float32"), ("fp16", "bfloat16")])
+def test_loading_takes_no_more_memory_than_the_weights(tmp_path, monkeypatch, stored, wanted):
+    """At most 1.3 times the weights in the precision that they run in, at the worst moment; mapped, next to nothing."""
+    from phosphene.diffusion.denoiser import Denoiser
+    from phosphene.diffusion.schedule import Cosine
+    from phosphene.nets.unet import UNet
+
+    monkeypatch.undo()
+    system = Denoiser(UNet(3, 3, (256, 512), 1), Cosine())
+    path = bundle.save(system, tmp_path / "m.safetensors", dtype=stored)
+    size = sum(p.numel() for p in system.parameters()) * (4 if wanted == "float32" else 2)
+    code = """if True:
+        import sys
+        import torch
+        from phosphene.weights import bundle
+
+        def measured(key, file):
+            return next(int(line.split()[1]) for line in open(file) if line.startswith(key)) << 10
+
+        torch.set_num_threads(1)
+        bundle.load(sys.argv[2])
+        peak, own = measured("VmHWM", "/proc/self/status"), measured("Anonymous", "/proc/self/smaps_rollup")
+        system = bundle.load(sys.argv[1], getattr(torch, sys.argv[3]))
+        every_page = sum(float(p.detach().flatten()[::256].sum()) for p in system.parameters())
+        print(measured("VmHWM", "/proc/self/status") - peak, measured("Anonymous", "/proc/self/smaps_rollup") - own)"""
+    small = bundle.save(Denoiser(UNet(3, 3, (32,), 1), Cosine()), tmp_path / "small.safetensors")
+    run = [sys.executable, "-c", code, str(path), str(small), wanted]
+    out = subprocess.run(run, capture_output=True, text=True, check=True).stdout
+    peak, own = map(int, out.split())
+    assert size > 40 << 20
+    assert 0.5 * size < peak < 1.3 * size, (peak, size)
+    assert (own < 0.3 * size) == (stored == "fp32"), (own, size)
+
+
 def test_views_of_one_storage_and_odd_layouts_are_saved(tmp_path):
     net = Net(4, depths=[1])
     net.blocks[0].linear.weight.data = torch.randn(8, 4).T[:, ::2]
@@ -205,6 +300,25 @@ def test_names_of_files(tmp_path, path):
     ]:
         with pytest.raises(Problem, match=says):
             bundle.load(name)
+
+
+def test_foreign_files_and_folders_are_let_through(tmp_path, path):
+    (folder := tmp_path / "foreign").mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(b"weights")
+    (folder / "b.bin").write_bytes(b"more")
+    assert bundle.find(folder) == folder and not bundle.is_bundle(folder)
+    before = bundle.fingerprint(folder)
+    (folder / "b.bin").write_bytes(b"others")
+    assert bundle.fingerprint(folder) != before and len(before) == 12
+    assert bundle.is_bundle(path) and bundle.is_bundle(path.parent)
+    for content in (b"PK\x03\x04", path.read_bytes()[:99], b"{}"):
+        (tmp_path / "x.ckpt").write_bytes(content)
+        assert bundle.find(tmp_path / "x.ckpt") == tmp_path / "x.ckpt" and not bundle.is_bundle(tmp_path / "x.ckpt")
+    save_file({"w": torch.zeros(2)}, tmp_path / "x.ckpt")
+    assert not bundle.is_bundle(tmp_path / "x.ckpt")
+    with pytest.raises(Problem, match="No such file"):
+        bundle.is_bundle(tmp_path / "absent.ckpt")
 
 
 # What is wrong with a file ------------------------------------------------------------------------------------------

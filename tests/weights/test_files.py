@@ -396,6 +396,7 @@ TWICE = b"(" + b"]q\x00" + b"(h\x00h\x00tq\x00" * 60  # ((((…),(…)),…): 2^
         (TWICE + b"}X\x01\x00\x00\x00ah\x00s.", "too deep, or too large"),
         (TWICE + b"}h\x00K\x01s.", "without tensors"),  # as a key: its hash would take for ever
         (TWICE + b"Q.", "no storage"),
+        (b"ctorch\nSize\n(" + b"N" * 99 + b"tR.", "odd arguments"),
         (TWICE + b"h\x00h\x00\x93.", "class without a name"),
         (b"r\xff\xff\xff\x7f.", "damaged"),
         (b"Nr\xff\xff\xff\x7f.", "without tensors"),  # a memo of 2^31 places
