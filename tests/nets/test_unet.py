@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from phosphene.diffusion.cond import Cond
+from phosphene.nets.dit import DiT
 from phosphene.nets.layers import (
     Downsample,
     ResBlock,
@@ -14,7 +15,6 @@ from phosphene.nets.layers import (
     TransposedUpsample,
     sinusoidal,
 )
-from phosphene.nets.transformer import DiT
 from phosphene.nets.unet import UNet
 
 

@@ -15,8 +15,9 @@ from phosphene.nets.autoencoder import (
     PatchCode,
     PatchDiscriminator,
 )
+from phosphene.nets.dit import DiT
 from phosphene.nets.layers import ScaleShiftResBlock, SpatialTransformer
-from phosphene.nets.transformer import DiT, TextTransformer, VisionTransformer
+from phosphene.nets.transformer import TextTransformer, VisionTransformer
 from phosphene.nets.unet import UNet
 from phosphene.systems.autoencoder import AutoencoderSystem
 from phosphene.systems.base import Batch, System

@@ -1,15 +1,13 @@
-"""Transformers over tokens: the text towers, CLIP's picture tower, and DiT, the denoiser that is one."""
+"""Transformers over tokens: the text towers and CLIP's picture tower."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from ..diffusion.cond import Cond
 from ..parts import part
 from .attention import Attention, unseen_future, visible
-from .layers import TimeEmbedding, activation, zero
+from .layers import activation
 
 
 class Mlp(nn.Module):
@@ -115,87 +113,3 @@ class VisionTransformer(nn.Module):
         for block in self.blocks:
             x = block(x)
         return self.norm(x[:, 0])
-
-
-class DiTBlock(nn.Module):
-    """A block whose norms are scaled, shifted and gated by the embedding; tokens of the condition are attended to.
-
-    adaLN-Zero: Peebles & Xie 2023, §3.2. Cross-attention is their third variant, used where there are tokens.
-    """
-
-    def __init__(self, dim: int, heads: int, context_dim: int | None):
-        super().__init__()
-        self.norm1 = nn.LayerNorm(dim, elementwise_affine=False)
-        self.attn = Attention(dim, heads, bias=True)
-        self.cross = None if context_dim is None else Attention(dim, heads, context_dim)
-        self.norm_cross = None if context_dim is None else nn.LayerNorm(dim)
-        self.norm2 = nn.LayerNorm(dim, elementwise_affine=False)
-        self.mlp = Mlp(dim)
-        self.modulation = zero(nn.Linear(dim, 6 * dim))
-
-    def forward(self, x: Tensor, emb: Tensor, cond: Cond) -> Tensor:
-        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(F.silu(emb))[:, None].chunk(6, dim=-1)
-        x = x + gate1 * self.attn(self.norm1(x) * (1 + scale1) + shift1)
-        if self.cross is not None:
-            x = x + self.cross(self.norm_cross(x), cond.tokens, visible(cond.mask))
-        return x + gate2 * self.mlp(self.norm2(x) * (1 + scale2) + shift2)
-
-
-@part
-class DiT(nn.Module):
-    """A transformer denoiser: x is cut into patches, the patches are tokens (Peebles & Xie 2023).
-
-    The same `forward` as the U-Net: x (B, C, H, W), time (B,) or 0-d, cond → (B, out_channels, H, W). Any H and W that
-    divide by `patch`: positions are fixed sinusoids of the row and the column.
-    """
-
-    def __init__(
-        self,
-        in_channels: int = 3,
-        out_channels: int = 3,
-        patch: int = 2,
-        width: int = 256,
-        layers: int = 6,
-        heads: int = 4,
-        context_dim: int | None = None,
-        vector_dim: int | None = None,
-    ):
-        super().__init__()
-        if width % 4:
-            raise ValueError(f"width {width} must divide by 4: for the sine and cosine of row and column")
-        self.patch, self.out_channels = patch, out_channels
-        self.embed = nn.Conv2d(in_channels, width, patch, stride=patch)
-        self.time = TimeEmbedding(width, width, vector_dim)
-        self.blocks = nn.ModuleList(DiTBlock(width, heads, context_dim) for _ in range(layers))
-        self.norm_out = nn.LayerNorm(width, elementwise_affine=False)
-        self.modulation = zero(nn.Linear(width, 2 * width))
-        self.out = zero(nn.Linear(width, patch * patch * out_channels))
-
-    @property
-    def multiple(self) -> int:
-        """What height and width must divide by."""
-        return self.patch
-
-    def forward(self, x: Tensor, time: Tensor, cond: Cond) -> Tensor:
-        if x.shape[-1] % self.patch or x.shape[-2] % self.patch:
-            raise ValueError(f"height and width must divide by {self.patch}, and are {x.shape[-2]}×{x.shape[-1]}")
-        x = x if cond.image is None else torch.cat([x, cond.image.to(x.dtype)], dim=1)
-        x = self.embed(x)  # (B, D, h, w)
-        h, w = x.shape[2:]
-        x = x.flatten(2).transpose(1, 2) + grid_positions(h, w, x.shape[1], x.device)  # (B, hw, D)
-        emb = self.time(time, len(x), cond.vector)
-        for block in self.blocks:
-            x = block(x, emb, cond)
-        shift, scale = self.modulation(F.silu(emb))[:, None].chunk(2, dim=-1)
-        x = self.out(self.norm_out(x) * (1 + scale) + shift)  # (B, hw, p·p·C)
-        return F.pixel_shuffle(x.transpose(1, 2).unflatten(2, (h, w)), self.patch)
-
-
-def grid_positions(h: int, w: int, dim: int, device) -> Tensor:
-    """Sinusoids of the row in one half, of the column in the other: (h·w, dim)."""
-    freqs = torch.exp(-torch.arange(dim // 4, device=device) * (9.21 / (dim // 4)))  # 1 … 1e-4
-    rows = torch.arange(h, device=device)[:, None] * freqs  # (h, D/4)
-    cols = torch.arange(w, device=device)[:, None] * freqs
-    row = torch.cat([rows.sin(), rows.cos()], dim=-1)[:, None].expand(h, w, -1)
-    col = torch.cat([cols.sin(), cols.cos()], dim=-1)[None].expand(h, w, -1)
-    return torch.cat([row, col], dim=-1).flatten(0, 1)

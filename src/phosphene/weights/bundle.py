@@ -41,6 +41,7 @@ _KINDS = {
     "diffusion.denoiser": "Denoiser MinSnr P2 Snr",
     "diffusion.schedule": "Cosine Flow Karras Linear ScaledLinear Sigmoid Table",
     "nets.autoencoder": "Autoencoder ConvDecoder ConvEncoder ConvTower PatchCode PatchDiscriminator",
+    "nets.dit": "DiT",
     "nets.layers": "Conventions AddedTimeEmbedding TimeEmbedding ResBlock ScaleShiftResBlock "
     "SelfAttention2d SpatialTransformer CornerDownsample Downsample ResDownsample ResUpsample TransposedUpsample "
     "Upsample PlainResDownsample PlainResUpsample",
@@ -48,7 +49,7 @@ _KINDS = {
     "nets.quantize": "VqAutoencoder",
     "nets.tiny": "TinyAutoencoder",
     "nets.classifier": "AttentionHead MeanHead NoisyClassifier NormedSpatialHead SpatialHead",
-    "nets.transformer": "DiT TextTransformer VisionTransformer",
+    "nets.transformer": "TextTransformer VisionTransformer",
     "nets.resnet": "ClipResNet",
     "nets.unet": "UNet",
     "systems.autoencoder": "AutoencoderSystem",
