@@ -330,7 +330,7 @@ def test_an_autoencoder_of_other_latents_is_refused(system, tmp_path):
     with pytest.raises(Problem, match=r"4 channels, 1/2 the size; this model's latents have 8 channels, 1/4"):
         adapt.replace_autoencoder(system, tmp_path / "other.safetensors")
     bundle.save(ddpm(), tmp_path / "ddpm.safetensors")
-    with pytest.raises(Problem, match="is a Ddpm"):
+    with pytest.raises(Problem, match="is a Ddpm, an autoencoder was expected"):
         adapt.replace_autoencoder(system, tmp_path / "ddpm.safetensors")
     with pytest.raises(Problem, match="no autoencoder"):
         adapt.replace_autoencoder(ddpm(), tmp_path / "other.safetensors")

@@ -290,7 +290,8 @@ def test_what_is_written_reads_the_same_and_loses_nothing(tmp_path, networks, wr
 def test_kohyas_metadata_are_its_own_where_it_has_them(tmp_path):
     down, up = pair(inside=1024)
     made = Lora({OURS.replace("attn1.to_q", "attn2.to_k"): LowRank(down, up, 1.0)}, {"ss_network_dim": "32"})
-    found = lora.read(lora.write_kohya(made, tmp_path / "x.safetensors"))
+    assert lora.write_kohya(made, tmp_path / "x.safetensors") == []
+    found = lora.read(tmp_path / "x.safetensors")
     assert found.metadata == {
         "ss_network_module": "networks.lora", "ss_network_dim": "32", "ss_network_alpha": "1.0", "ss_v2": "True",
     }  # fmt: skip
@@ -308,7 +309,8 @@ def test_a_projection_is_a_convolution_in_stable_diffusion_1_and_a_matrix_in_2(t
 
 def test_only_our_own_form_names_layers_of_other_systems(tmp_path):
     made = Lora({"denoiser.net.blocks.0.attn.to_q": LowRank(*pair(), 1.0)})
-    assert list(lora.read(lora.write(made, tmp_path / "x.safetensors")).layers) == list(made.layers)
+    lora.write(made, tmp_path / "x.safetensors")
+    assert list(lora.read(tmp_path / "x.safetensors").layers) == list(made.layers)
     for write in (lora.write_kohya, lora.write_peft):
         with pytest.raises(Problem, match=r"blocks\.0\.attn\.to_q is no layer of Stable Diffusion"):
             write(made, tmp_path / "y.safetensors")
@@ -326,6 +328,79 @@ def test_a_header_as_long_as_a_pickle_begins(tmp_path):
     assert list(lora.read(tmp_path / "x.safetensors").layers) == [OURS]
 
 
+def test_half_of_it_is_written(tmp_path, networks):
+    made = full(networks[2])
+    for write in (lora.write, lora.write_kohya, lora.write_peft):
+        write(made, tmp_path / "x.safetensors", torch.float16)
+        tensors = files.open_tensors(tmp_path / "x.safetensors")
+        assert {t.dtype for t in tensors.values()} == {torch.float16}
+        assert lora.read(tmp_path / "x.safetensors").layers.keys() == made.layers.keys()
+
+
+def test_what_is_a_lora_is_known_by_its_keys(tmp_path, networks):
+    path = tmp_path / "x.safetensors"
+    for write in (lora.write, lora.write_kohya, lora.write_peft):
+        write(full(networks[2], within="conv_in"), path)
+        assert lora.is_lora(path)
+    save_file({"lora_unet_conv_in.hada_w1_a": torch.ones(2, 2)}, path)
+    assert lora.is_lora(path)
+    save_file({"model.diffusion_model.out.2.weight": torch.ones(2, 2), "schedule.alpha": torch.ones(1)}, path)
+    assert not lora.is_lora(path) and not lora.is_lora(tmp_path) and not lora.is_lora("emoji")
+
+
+# The command line ---------------------------------------------------------------------------------------------------
+
+
+def phosphene(*argv: object) -> int:
+    from phosphene.cli import main
+
+    return main([str(word) for word in argv])
+
+
+@pytest.fixture
+def lora_file(tmp_path):
+    down, up = pair(768, 768)
+    key = "lora_te_text_model_encoder_layers_0_self_attn_k_proj"
+    tensors = {f"{key}.lora_down.weight": down, f"{key}.lora_up.weight": up, f"{key}.alpha": torch.tensor(1.0)}
+    save_file(tensors, tmp_path / "ink.safetensors", {"ss_output_name": "ink"})
+    return tmp_path / "ink.safetensors"
+
+
+def test_inspect_says_what_a_lora_changes_and_whose_it_is(lora_file, capsys):
+    phosphene("inspect", lora_file)
+    out = capsys.readouterr().out
+    assert "a LoRA, it seems for Stable Diffusion 1" in out and "ss_output_name = ink" in out
+    assert "1 layers, 1 of them of the text encoder; rank 2, scale 0.5" in out
+
+
+def test_convert_writes_a_lora_in_every_form(lora_file, tmp_path, capsys):
+    made = lora.read(lora_file)
+    for to in ("peft", "kohya", "lora"):
+        phosphene("convert", lora_file, tmp_path / f"{to}.safetensors", "--to", to)
+        found = lora.read(tmp_path / f"{to}.safetensors")
+        [(path, low)] = found.layers.items()
+        assert torch.equal(low.down, made.layers[path].down) and low.alpha == 1 and found.metadata["ss_output_name"]
+        phosphene("inspect", tmp_path / f"{to}.safetensors")
+    assert phosphene("convert", lora_file, tmp_path / "model.safetensors") == 2
+    assert "--to lora, kohya, peft write one" in capsys.readouterr().err
+    assert phosphene("convert", "emoji", tmp_path / "model.safetensors", "--to", "kohya") == 2
+    assert "is no LoRA" in capsys.readouterr().err
+
+
+def test_convert_adds_loras_to_the_weights(tiny_model, tmp_path):
+    from phosphene.weights import bundle
+
+    system = bundle.load(tiny_model)
+    change = full(system, within="denoiser")
+    lora.write(change, tmp_path / "ink.safetensors")
+    phosphene("convert", tiny_model, tmp_path / "out.safetensors", "--lora", f"{tmp_path / 'ink.safetensors'}:0.5")
+    new = bundle.load(tmp_path / "out.safetensors").state_dict()
+    for key, old in system.state_dict().items():
+        low = change.layers.get(key.removesuffix(".weight")) if key.endswith(".weight") else None
+        expected = old if low is None else old + 0.5 * low.change().reshape(old.shape)
+        assert torch.allclose(new[key], expected, atol=1e-5), key
+
+
 # The peers ----------------------------------------------------------------------------------------------------------
 
 
@@ -334,7 +409,8 @@ def test_diffusers_reads_what_is_written_for_it(tmp_path, networks):
     pytest.importorskip("peft")
     unet, text, system = networks
     told, made = Told(), full(system)
-    lora.write_peft(made, tmp_path / "pytorch_lora_weights.safetensors", ones=True)
+    [note] = lora.write_peft(made, tmp_path / "pytorch_lora_weights.safetensors", ones=True)
+    assert "Tucker's form" in note
     with adapt.apply(system, made):
         ours = told.ours(system)
     pipe = pipeline(unet, text)

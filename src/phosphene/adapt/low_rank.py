@@ -54,7 +54,8 @@ class Adapter(Worn, nn.Module):
 
     def save(self, path: str | Path) -> Path:
         """Writes it in our own form, which names the layers of any system (weights/lora.py)."""
-        return lora.write(self.lora(), path)
+        lora.write(self.lora(), path)
+        return Path(path)
 
 
 class Layer(nn.Module):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from ..errors import Problem
 from ..systems.base import frozen
-from ..weights import embedding
-from ..weights.load import load
+from ..weights import embedding, vae
 from ..weights.low_rank import WIDTHS
 from .worn import Worn
 
@@ -75,19 +75,16 @@ class Replaced(Worn):
 def replace_autoencoder(system: nn.Module, file: str | Path) -> Replaced:
     """Puts the autoencoder of a file, or of the whole model in it, in the place of the system's.
 
-    Raises Problem where the system has none, and where the two do not have latents of one shape.
+    A file that does not say how its latents are scaled is scaled as the system's own. Raises Problem where the system
+    has none, and where the two do not have latents of one shape.
     """
     own = getattr(system, "autoencoder", None)
     if own is None:
         raise Problem(f"this {type(system).__name__} has no autoencoder that {file} could replace")
-    other = load(file)
-    other = getattr(other, "autoencoder", other)
-    want, has = ([getattr(a, name, None) for name in ("channels", "f")] for a in (own, other))
-    if has != want:
-        what = (
-            f"a {type(other).__name__}" if None in has else "an autoencoder of {} channels, 1/{} the size".format(*has)
-        )
-        raise Problem(f"{file} is {what}; this model's latents have {want[0]} channels, 1/{want[1]} the size")
+    other = vae.at(file, float(torch.as_tensor(getattr(own, "scale", 1.0)).mean()))
+    sizes = [f"{a.channels} channels, 1/{a.f} the size" for a in (own, other)]
+    if sizes[0] != sizes[1]:
+        raise Problem(f"{file} is an autoencoder of {sizes[1]}; this model's latents have {sizes[0]}")
     replaced = Replaced(frozen(other.to(system.device)))
-    replaced.put(system, Path(file).stem, Path(file))
+    replaced.put(system, Path(file).stem, Path(file) if Path(file).is_file() else None)
     return replaced

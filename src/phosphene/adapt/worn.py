@@ -19,7 +19,7 @@ def worn(system: nn.Module) -> list[Worn]:
 class Worn:
     """Something that is on a system until `remove`; in a `with` statement, until its end.
 
-    name      what it is called; nothing else on this system is
+    name      what it is called; nothing else of its kind is, on one system
     strength  how much of it is added: 1 as it was made, 0 nothing
     """
 
@@ -27,10 +27,10 @@ class Worn:
     strength: float = 1.0
 
     def put(self, system: nn.Module, name: str, path: Path | None) -> None:
-        """Puts it on. Raises Problem where something of this name, or of the same file, is on already."""
+        """Puts it on. Raises Problem where something of this kind and name, or of the same file, is on already."""
         self.name, self.path, self.sha256 = name, path, None if path is None else _sha256(path)
         for other in worn(system):
-            if other.name == name or (path is not None and other.sha256 == self.sha256):
+            if (other.kind, other.name) == (self.kind, name) or (path is not None and other.sha256 == self.sha256):
                 raise Problem(f"{path or name} is on already, as {other.name!r}: set its strength, or remove it first")
         self._on(system)
         self._beside: list[Worn] = system.__dict__["worn"]

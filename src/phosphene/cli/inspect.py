@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from phosphene import receipt
@@ -16,7 +17,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def inspect(file: str, *, tell: tuple[str, ...] = (), card: bool = True, words: bool = False):
-    """Prints what a model is made of: its parts, parameters, types; of a checkpoint, what is assumed of it.
+    """Prints what a model, or a LoRA, is made of: its parts, parameters, types; of a checkpoint, what is assumed of it.
 
     Of a bundle its vocabulary and model card too, of a picture how it was made. Loads no weights.
 
@@ -27,9 +28,11 @@ def inspect(file: str, *, tell: tuple[str, ...] = (), card: bool = True, words: 
     """
     if receipt.is_picture(file):
         _picture(file)
+    elif Path(file).is_dir() and _lora(file):
+        pass
     elif bundle.is_bundle(file):
         _bundle(file, card, words)
-    else:
+    elif not _lora(file):
         _checkpoint(file, tell)
 
 
@@ -78,6 +81,30 @@ def _checkpoint(file: str, tell: Sequence[str]) -> None:
         width = max(map(len, seen.options))
         for name, meaning in seen.options.items():
             print(f"  {name:{width}s}  {meaning}")
+
+
+def _lora(file: str) -> bool:
+    """Whether it is a LoRA: then what it changes, and whose it seems to be."""
+    from phosphene.weights.lora import is_lora, read
+    from phosphene.weights.low_rank import TEXT
+
+    if not is_lora(file):
+        return False
+    found = read(file)
+    ranks = _listed(sorted({low.rank for low in found.layers.values()}))
+    scales = _listed(sorted({round(low.scale, 4) for low in found.layers.values()}))
+    text = sum(name.startswith(TEXT) for name in found.layers)
+    print(f"{found.path}: a LoRA, it seems for {found.family}; sha256 {_hash(str(found.path))}")
+    print(f"  {len(found.layers)} layers, {text} of them of the text encoder; rank {ranks}, scale {scales}")
+    for note in found.notes:
+        print(f"note: {note}")
+    for key, value in found.metadata.items():
+        print(f"  {key} = {value[:100]}")
+    return True
+
+
+def _listed(numbers: Sequence[float]) -> str:
+    return f"{numbers[0]:g}" if len(numbers) == 1 else f"{numbers[0]:g} to {numbers[-1]:g}"
 
 
 def _numbers(dtypes: dict[str, int]) -> str:

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ..errors import Problem
 from . import files
 from .low_rank import FOLDER_NAMES, WIDTHS, Lora, LowRank, kohya_name, names, our_name
+from .save import narrowed
 
 SUFFIXES = {  # what follows a layer's name in a key -> what it is
     ".lora_down.weight": "down",
@@ -85,6 +85,18 @@ def read(path: str | Path) -> Lora:
             raise Problem(f"{path}: {name} is there under a second name")
         found.layers[our_name(name)] = LowRank(alpha=float(rank) if alpha is None else alpha, **taken)
     return found
+
+
+def is_lora(path: str | Path) -> bool:
+    """Whether what lies there is a LoRA, or an adapter of another kind that `read` refuses by name: by its keys."""
+    path = Path(path)
+    if path.is_dir():
+        return any((path / f"{name}{end}").is_file() for name in FOLDER_NAMES for end in (".safetensors", ".bin"))
+    ends = tuple(end for end in SUFFIXES if end != ".alpha")
+    return path.is_file() and any(
+        key.endswith(ends) or any(mark in key for mark in (".hada_", ".lokr_", ".oft_"))
+        for key in files.open_tensors(path)
+    )
 
 
 def file(path: Path) -> Path:
@@ -180,27 +192,29 @@ def _configured(path: Path, config: Mapping[str, Any], name: str, rank: int) -> 
 
 
 # Writing ------------------------------------------------------------------------------------------------------------
+# Writers of save.py: dtype narrows the numbers; they return what the format cannot hold, in lines.
 
 
-def write(lora: Lora, path: str | Path) -> Path:
+def write(lora: Lora, path: str | Path, dtype: torch.dtype | None = None) -> list[str]:
     """Our own form: {module path}.lora_down.weight, lora_up, lora_mid and alpha. Names layers of any system."""
-    return _written(path, lora.layers, lora.metadata)
+    _check_lora(lora, path)
+    return _written(path, lora.layers, lora.metadata, dtype)
 
 
-def write_kohya(lora: Lora, path: str | Path, ones: bool | None = None) -> Path:
+def write_kohya(lora: Lora, path: str | Path, dtype: torch.dtype | None = None, ones: bool | None = None) -> list[str]:
     """As kohya's scripts and the web UI name it. `ones` and the Problem of `write_peft`."""
+    layers = {kohya_name(theirs): low for theirs, low in _theirs(lora, path, ones).items()}
     said = {
         "ss_network_module": "networks.lora",
-        "ss_network_dim": str(max(low.rank for low in lora.layers.values())),
-        "ss_network_alpha": str(max(low.alpha for low in lora.layers.values())),
+        "ss_network_dim": str(max(low.rank for low in layers.values())),
+        "ss_network_alpha": str(max(low.alpha for low in layers.values())),
     }
     if lora.family in WIDTHS.values():
         said["ss_v2"] = str(lora.family == "Stable Diffusion 2")
-    layers = {kohya_name(theirs): low for theirs, low in _theirs(lora, ones).items()}
-    return _written(path, layers, said | lora.metadata)
+    return _written(path, layers, said | lora.metadata, dtype)
 
 
-def write_peft(lora: Lora, path: str | Path, ones: bool | None = None) -> Path:
+def write_peft(lora: Lora, path: str | Path, dtype: torch.dtype | None = None, ones: bool | None = None) -> list[str]:
     """As diffusers saves it, in PEFT's names, alpha and rank of every layer in the metadata that it reads.
 
     ones  whether the projections around the transformers are 1×1 convolutions in the model that it is for; None: they
@@ -208,15 +222,18 @@ def write_peft(lora: Lora, path: str | Path, ones: bool | None = None) -> Path:
     Raises Problem where a layer is none of Stable Diffusion's.
     """
     tensors, settings = {}, {}
+    everything = _theirs(lora, path, ones)
     for network in ("unet.", "text_encoder."):
-        layers = {t: low.plain() for t, low in _theirs(lora, ones).items() if t.startswith(network)}
+        layers = {t: low.plain() for t, low in everything.items() if t.startswith(network)}
         for theirs, low in layers.items():
             tensors |= {f"{theirs}.lora_A.weight": low.down, f"{theirs}.lora_B.weight": low.up}
         # transformers 5 leaves out text_model, older ones do not: PEFT takes the end of a name for the name
         said = _settings({t.removeprefix(network).removeprefix("text_model."): low for t, low in layers.items()})
         settings |= {network + key: value for key, value in said.items()}
     metadata = lora.metadata | {"format": "pt", "lora_adapter_metadata": json.dumps(settings, sort_keys=True)}
-    return _stored(path, tensors, metadata)
+    files.write_tensors(Path(path), narrowed(tensors, dtype), metadata)
+    n = sum(low.mid is not None for low in lora.layers.values())
+    return [f"Tucker's form of {n} convolutions, which are multiplied out: the same change, a larger file"] if n else []
 
 
 def _settings(layers: Mapping[str, LowRank]) -> dict[str, Any]:
@@ -234,14 +251,15 @@ def _settings(layers: Mapping[str, LowRank]) -> dict[str, Any]:
     }
 
 
-def _theirs(lora: Lora, ones: bool | None) -> dict[str, LowRank]:
+def _theirs(lora: Lora, path: str | Path, ones: bool | None) -> dict[str, LowRank]:
     """{diffusers' module path: LowRank}, as many sides as the layer has there."""
+    _check_lora(lora, path)
     called = {ours: theirs for theirs, ours in names().items()}
     ones = lora.family == "Stable Diffusion 1" if ones is None else ones
     layers = {}
     for name, low in lora.layers.items():
         if name not in called:
-            raise Problem(f"{lora.name}: {name} is no layer of Stable Diffusion; only our own form can name it")
+            raise Problem(f"{lora.name}: {name} is no layer of Stable Diffusion; only --to lora can name it")
         conv = low.down.ndim == 4 or (ones and name.endswith((".attend.proj_in", ".attend.proj_out")))
         sides = (1, 1) if conv else ()
         down = low.down if low.down.ndim == 4 else low.down.reshape(*low.down.shape, *sides)
@@ -249,15 +267,18 @@ def _theirs(lora: Lora, ones: bool | None) -> dict[str, LowRank]:
     return layers
 
 
-def _written(path: str | Path, layers: Mapping[str, LowRank], metadata: Mapping[str, str]) -> Path:
+def _check_lora(thing: Any, path: str | Path) -> None:
+    if not isinstance(thing, Lora):
+        raise Problem(f"{path}: a {type(thing).__name__} is no LoRA, and this is a format of LoRAs")
+
+
+def _written(
+    path: str | Path, layers: Mapping[str, LowRank], metadata: Mapping[str, str], dtype: torch.dtype | None
+) -> list[str]:
     tensors = {}
     for name, low in layers.items():
         parts = {"lora_down.weight": low.down, "lora_up.weight": low.up, "lora_mid.weight": low.mid}
         tensors |= {f"{name}.{what}": part for what, part in parts.items() if part is not None}
         tensors[f"{name}.alpha"] = torch.tensor(low.alpha)
-    return _stored(path, tensors, metadata)
-
-
-def _stored(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Path:
-    stored = {key: t.detach().to("cpu").contiguous().clone() for key, t in tensors.items()}
-    return files.write_tensors(Path(path), stored, dict(metadata))
+    files.write_tensors(Path(path), narrowed(tensors, dtype), dict(metadata))
+    return []

@@ -33,7 +33,11 @@ WRITERS: dict[str, Writer] = {
     "single-file": Writer("stable_write:single_file", False, "Stable Diffusion's original file, the web UI's names"),
     "hf-clip": Writer("clip:write_hugging_face", True, "a folder for transformers' CLIPModel.from_pretrained"),
     "open-clip": Writer("clip:write_open_clip", True, "a folder for open_clip"),
+    "lora": Writer("lora:write", False, "a LoRA by our own names, for layers of any system"),
+    "kohya": Writer("lora:write_kohya", False, "a LoRA by the names of kohya's scripts and the web UI"),
+    "peft": Writer("lora:write_peft", False, "a LoRA by diffusers' and PEFT's names"),
 }
+LORAS = ("lora", "kohya", "peft")  # of these, what write LoRAs and nothing else
 
 
 def save_as(thing: Any, path: str | Path, to: str = "bundle", *, half: bool = False) -> list[str]:
