@@ -69,7 +69,7 @@ def read(found: Found, dtype: torch.dtype, told: dict[str, Any]) -> nn.Module:
     """The autoencoder, in float32 whatever `dtype` is: it is a small part of the work, and half precision shows."""
     tensors, what = found.weights(), str(found.path)
     if _tiny(tensors) is not None:
-        check(found.config, what)
+        check(found.config, what, KNOWN | {"act_fn": ("relu",)})
         return tiny(tensors, found.config, what)
     prefix = _prefix(tensors)
     if prefix is None:
@@ -115,11 +115,11 @@ def autoencoder(
     return fill(made, entries, tensors, what=what, own=own, ignore=lambda key: key.startswith(("loss.", "model_ema")))
 
 
-def check(config: Mapping[str, Any], what: str) -> None:
+def check(config: Mapping[str, Any], what: str, known: Mapping[str, tuple[Any, ...]] = KNOWN) -> None:
     """Problem for a setting of a diffusers configuration that changes what is computed in a way unknown here."""
-    for key, known in KNOWN.items():
-        if key in config and config[key] not in known:
-            raise Problem(f"{what}: {key}={config[key]!r} in its config.json is not known here, only {known[0]!r}")
+    for key, values in known.items():
+        if key in config and config[key] not in values:
+            raise Problem(f"{what}: {key}={config[key]!r} in its config.json is not known here, only {values[0]!r}")
     for key, kind in (("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")):
         for named in config.get(key) or []:
             if named != kind:
