@@ -450,6 +450,29 @@ def changed(folder, file: str, *path, **change) -> None:
     (folder / file).write_text(json.dumps(config))
 
 
+OPENAIS = [[0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]]
+PREPROCESSORS = [
+    ({}, [32, *OPENAIS, False, "bicubic", 32]),
+    ({"size": 40, "resample": 2}, [32, *OPENAIS, False, "bilinear", 40]),  # old ones
+    (
+        {"size": {"shortest_edge": 36}, "image_mean": [0.5, 0.4, 0.3]},
+        [32, [0.5, 0.4, 0.3], OPENAIS[1], False, "bicubic", 36],
+    ),
+    ({"size": {"height": 32, "width": 32}, "do_normalize": False}, [32, [0.0] * 3, [1.0] * 3, True, "bicubic", 32]),
+]
+
+
+@pytest.mark.parametrize("within", [False, True])
+@pytest.mark.parametrize("said, expected", PREPROCESSORS)
+def test_what_the_preprocessor_says(said, expected, within, tmp_path):
+    """preprocessor_config.json, or the same inside of processor_config.json, as transformers 5 writes it."""
+    write_hugging_face(small(), tmp_path)
+    (tmp_path / "preprocessor_config.json").unlink()
+    name, content = ("processor", {"image_processor": said}) if within else ("preprocessor", said)
+    (tmp_path / f"{name}_config.json").write_text(json.dumps(content))
+    assert shown(load(tmp_path)) == expected
+
+
 BAD = [
     ("hf", (), {"text_config": 3}, "text_config is 3, an object was expected"),
     ("hf", ("text_config",), {"num_attention_heads": 3}, "3 heads do not divide a width of 16"),
@@ -459,6 +482,8 @@ BAD = [
     ("open", ("model_cfg", "vision_cfg"), {"timm_model_name": "convnext"}, "timm_model_name = 'convnext' is not read"),
     ("open", ("model_cfg", "text_cfg"), {"pool_type": "last"}, "pool_type = 'last' is not read"),
     ("open", ("model_cfg", "vision_cfg"), {"head_width": 0}, "head_width is 0, a whole number"),
+    ("open", ("preprocess_cfg",), {"mean": [0.5, 0.5]}, "mean is .0.5, 0.5., three numbers were expected"),
+    ("open", ("preprocess_cfg",), {"interpolation": "nearest"}, "unknown interpolation 'nearest'"),
     ("open", ("preprocess_cfg",), {"resize_mode": "longest"}, "resize_mode is 'longest'; shortest and squash"),
 ]
 

@@ -257,7 +257,8 @@ def _towers(
     """Both towers, as the format has them. Raises Problem where they are others, or this is no CLIP at all."""
     if not isinstance(system, ClipSystem):
         raise Problem(f"{whose} format holds a CLIP; this is a {type(system).__name__}")
-    text, image = system.text, system.image
+    text: ClipTextEncoder | None = system.text
+    image: VisionTransformer | ClipResNet | None = system.image
     if text is not None and not (isinstance(text, ClipTextEncoder) and text.transformer.causal and not text.skip):
         raise Problem(f"{whose} format has no place for this text encoder, which is not CLIP's")
     if image is not None and not (isinstance(image, kinds) and image.arguments.get("pre_norm", True)):

@@ -79,7 +79,7 @@ def open_clip(found: Found, widths: tuple[int | None, int | None]) -> Said:
     way = shown.get("resize_mode", "shortest")
     if way not in ("shortest", "squash"):
         raise Problem(f"{path}: resize_mode is {way!r}; shortest and squash are read")
-    look = {key: shown[key] for key in ("mean", "std") if key in shown}
+    look: dict[str, Any] = {key: colour(shown, key, path) for key in ("mean", "std") if key in shown}
     look["filter"] = ours({f: f for f in FILTERS.values()}, "interpolation", shown.get("interpolation", "bicubic"))
     head = whole(image.get("head_width", 64), "head_width", path)
     act = "quick_gelu" if model.get("quick_gelu") else "gelu"
@@ -116,7 +116,8 @@ def _preprocessor(path: Path) -> dict[str, Any]:
         said = inside(files.read_json(folder / "processor_config.json"), "image_processor", folder)
     else:
         return {}
-    look = {ours: said[theirs] for ours, theirs in (("mean", "image_mean"), ("std", "image_std")) if theirs in said}
+    keys = (("mean", "image_mean"), ("std", "image_std"))
+    look: dict[str, Any] = {ours: colour(said, theirs, folder) for ours, theirs in keys if theirs in said}
     if said.get("do_normalize") is False:
         look |= {"mean": [0.0] * 3, "std": [1.0] * 3}
     size = said.get("size")
@@ -139,6 +140,14 @@ def whole(value: Any, name: str, path: Path) -> int:
     """A whole number above 0. Raises Problem for anything else."""
     if type(value) is not int or value < 1:
         raise Problem(f"{path}: {name} is {value!r}, a whole number above 0 was expected")
+    return value
+
+
+def colour(config: dict[str, Any], key: str, path: Path) -> list[float]:
+    """Three numbers, one a colour. Raises Problem for anything else."""
+    value = config[key]
+    if not (isinstance(value, list) and len(value) == 3 and all(type(v) in (int, float) for v in value)):
+        raise Problem(f"{path}: {key} is {value!r}, three numbers were expected")
     return value
 
 
@@ -246,7 +255,7 @@ def _open_clip_resnet(tower: ClipResNet) -> dict[str, Any]:
 
 def _mlp_ratio(tower: TextTransformer | VisionTransformer) -> dict[str, float]:
     """Such that int(width · mlp_ratio), which open_clip takes, is the hidden width; nothing where that is 4."""
-    hidden = tower.blocks[0].mlp.fc1.out_features
+    hidden: int = tower.blocks[0].mlp.fc1.out_features
     ratio = hidden / tower.width
     exact = ratio if int(tower.width * ratio) == hidden else math.nextafter(ratio, math.inf)
     return {} if exact == 4 else {"mlp_ratio": exact}
