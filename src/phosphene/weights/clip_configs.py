@@ -117,7 +117,7 @@ def _preprocessor(path: Path) -> dict[str, Any]:
     else:
         return {}
     keys = (("mean", "image_mean"), ("std", "image_std"))
-    look: dict[str, Any] = {ours: colour(said, theirs, folder) for ours, theirs in keys if theirs in said}
+    look: dict[str, Any] = {name: colour(said, key, folder) for name, key in keys if key in said}
     if said.get("do_normalize") is False:
         look |= {"mean": [0.0] * 3, "std": [1.0] * 3}
     size = said.get("size")
