@@ -13,7 +13,12 @@ import numpy as np
 import pytest
 import torch
 
+from phosphene.diffusion.cond import Cond
+from phosphene.diffusion.denoiser import Denoiser
 from phosphene.diffusion.noise import Recorded
+from phosphene.diffusion.schedule import ScaledLinear
+from phosphene.systems.latent import Latent
+from phosphene.text.encoders import NoEncoder
 from phosphene.weights.load import load
 
 CLOSE = 3e-4  # max |difference| / mean |reference|
@@ -32,7 +37,7 @@ SAMPLERS = {  # the first words of a case -> our sampler and its options
     "lcm": ("lcm", {}),
 }
 # Left out: DPM-Solver++(3M), whose second step we take as k-diffusion does; DEIS, which lowers its order at the last
-# step of fewer than 15; DPM2, which is not among our samplers; PNDM on v: diffusers averages v, where the method says ε.
+# step of fewer than 15; DPM2, which is not among our samplers; PNDM on v: diffusers averages v, the method says ε.
 SD1 = [
     "ddim", "ddim_eta1", "ddim_trailing_zsnr", "pndm", "ddpm", "euler", "euler_karras_linspace", "euler_trailing",
     "euler_a", "heun", "lms", "dpmpp_2m", "dpmpp_2m_karras", "dpmpp_2m_sde_karras", "unipc", "lcm",
@@ -89,7 +94,7 @@ def visited(told, timesteps):
 def run(system, monkeypatch, prompts, **how):
     """The last x of a run: what it would decode."""
     seen = []
-    monkeypatch.setattr(system, "decode", lambda x: seen.append(x) or torch.zeros(1, 3, 32, 32))
+    monkeypatch.setattr(system, "decode", lambda x: seen.append(x) or torch.zeros(1, 3, 1, 1))
     *_, last = system.generate(prompts, seeds=[0] * len(prompts), **how)
     last.picture()
     return seen[-1]
@@ -212,3 +217,81 @@ def test_in_a_mask(loaded, shared, monkeypatch, name, case):
         image=record.arrays["image01"] * 2 - 1, mask=record.arrays["mask"], strength=1.0 if anew else 0.99,
     )  # fmt: skip
     assert off(ours, record.arrays[f"{case}.latents"]) < CLOSE
+
+
+class Said(torch.nn.Module):
+    """An encoder that knows one prompt: the peer is given the same tokens."""
+
+    def __init__(self, tokens):
+        super().__init__()
+        self.tokens = tokens
+
+    def forward(self, prompts):
+        return Cond(tokens=torch.stack([self.tokens[int(p is not None)] for p in prompts]))
+
+
+@pytest.fixture(scope="module")
+def peers(tmp_path_factory):
+    """{channels: (diffusers' U-Net, VAE, a system of ours of what they save, tokens)}, all random."""
+    diffusers = pytest.importorskip("diffusers")
+    torch.manual_seed(5)
+    vae = diffusers.AutoencoderKL(
+        block_out_channels=(16, 32, 32), layers_per_block=1, norm_num_groups=8, sample_size=32,
+        down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
+    ).eval()  # fmt: skip
+    tokens = torch.randn(2, 9, 24)
+    made = {}
+    for channels in (4, 9):
+        unet = diffusers.UNet2DConditionModel(
+            sample_size=8, in_channels=channels, out_channels=4, block_out_channels=(32, 64), layers_per_block=1,
+            cross_attention_dim=24, attention_head_dim=4,
+            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        ).eval()  # fmt: skip
+        folder = tmp_path_factory.mktemp("peer")
+        unet.save_pretrained(folder / "unet"), vae.save_pretrained(folder / "vae")
+        ours = [load(folder / name) for name in ("unet", "vae")]
+        system = Latent(Denoiser(ours[0], ScaledLinear()), ours[1], NoEncoder(), size=32)
+        system.encoder = Said(tokens)
+        made[channels] = unet, vae, system.eval().requires_grad_(False), tokens
+    return made
+
+
+@pytest.mark.parametrize(
+    "channels", [None, 4, 9]
+)  # from a picture; in a mask, by an ordinary and an inpainting network
+@pytest.mark.parametrize("strength", [0.6, 1.0])
+def test_against_diffusers_pipelines(peers, monkeypatch, channels, strength):
+    import diffusers
+
+    unet, vae, system, tokens = peers[channels or 4]
+    ddim = diffusers.DDIMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", timestep_spacing="leading", steps_offset=1,
+        clip_sample=False, set_alpha_to_one=False,
+    )  # fmt: skip
+    kind = diffusers.StableDiffusionImg2ImgPipeline if channels is None else diffusers.StableDiffusionInpaintPipeline
+    parts = dict.fromkeys(("text_encoder", "tokenizer", "safety_checker", "feature_extractor"))
+    pipe = kind(unet=unet, vae=vae, scheduler=ddim, requires_safety_checker=False, **parts)
+    pipe.set_progress_bar_config(disable=True)
+    height, width, steps = 24, 40, 5
+    numbers = torch.Generator().manual_seed(8)
+    picture = torch.rand(1, 3, height, width, generator=numbers)
+    mask = torch.zeros(1, 1, height, width)
+    mask[..., 8:20, 12:] = 1
+    where = {} if channels is None else {"mask_image": mask, "height": height, "width": width}
+    theirs = pipe(
+        prompt_embeds=tokens[1:], negative_prompt_embeds=tokens[:1], guidance_scale=4.0, num_inference_steps=steps,
+        image=picture, strength=strength, generator=torch.Generator().manual_seed(3), output_type="latent", **where,
+    ).images  # fmt: skip
+    drawn = torch.Generator().manual_seed(3)
+    order = ["start", "rest"] if channels == 9 and strength == 1 else ["picture", "start", "rest"]
+    first = {name: torch.randn(1, 4, height // 4, width // 4, generator=drawn) for name in order}
+    entries = list(range(801, 0, -200))[-int(steps * strength) :]
+    how = {} if channels is None else {"mask": mask}
+    anew = channels is not None and strength == 1
+    ours = run(
+        system, monkeypatch, ["said"], sampler="ddim", guidance=4.0, image=picture * 2 - 1, draw=True,
+        times=[(k + 1) / 1000 for k in entries] + [1 / 1000], noise=Recorded([], first),
+        strength=1.0 if anew else 0.99, **how,
+    )  # fmt: skip
+    assert off(ours, theirs) < CLOSE
