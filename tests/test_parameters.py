@@ -74,6 +74,18 @@ def test_older_names_and_unknown_ones(name, sampler, spacing):
     assert (found.get("sampler"), found.get("spacing")) == (sampler, spacing)
 
 
+def test_other_schedules_names():
+    for name, spacing in (("SGM Uniform", "trailing"), ("Normal", "linspace"), ("DDIM", "leading"), ("Beta", None)):
+        found = parameters.told(parameters.parse(f"x\nSteps: 2, Sampler: Euler, Schedule type: {name}"))
+        assert found.get("spacing") == spacing
+
+
+def test_two_settings_are_words_of_the_prompt():
+    assert parameters.parse("a\nSteps: 20, Seed: 3")["Prompt"] == "a\nSteps: 20, Seed: 3"
+    assert parameters.parse("a\nSteps: 20, Seed: 3, Size: 8x9")["Prompt"] == "a"
+    assert parameters.parse("a\nb\nNegative prompt: c\nd")["Negative prompt"] == "c\nd"
+
+
 def test_what_is_no_number_is_left_out():
     found = parameters.told(parameters.parse("x\nSteps: many, Seed: , CFG scale: nan, Size: 64, Clip skip: 1"))
     assert set(found) == {"prompt", "parameters"} and found["parameters"]["Steps"] == "many"
