@@ -60,6 +60,7 @@ _KINDS = {
     "text.clip": "ClipTextEncoder ClipTokenizer",
     "text.encoders": "ClassEncoder NoEncoder TextEncoder",
     "text.hugging": "HuggingEncoder",
+    "text.glide": "GlideEncoder GlideTokenizer",
     "text.tokenizer": "Tokenizer",
     "text.vocabulary": "Vocabulary",
 }

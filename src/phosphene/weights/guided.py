@@ -118,7 +118,7 @@ class Said:
 
     def __init__(self, found: Found):
         self.found = found
-        inside = found.config.get("model", found.config)
+        inside = found.config.get("model") or found.config.get("config") or found.config
         self.flags = inside if isinstance(inside, Mapping) else {}
         self.name = found.path.stem
 
@@ -141,6 +141,8 @@ class Said:
             return "new" if self.flags["use_new_attention_order"] else "legacy"
         if name == "predicts" and "predict_xstart" in self.flags:
             return "x0" if self.flags["predict_xstart"] else "eps"
+        if name == "schedule" and self.flags.get("noise_schedule") == "squaredcos_cap_v2":
+            return "cosine"
         if name == "size" and "large_size" in self.flags:
             return self.flags["large_size"]
         return self.flags.get(self.FLAGS.get(name, ""))
@@ -163,9 +165,9 @@ class Said:
             raise Problem(f"heads={heads}: {channels} channels do not divide into so many heads")
         return [c // heads for c in channels]
 
-    def schedule(self) -> Schedule:
+    def schedule(self, default: str = "linear") -> Schedule:
         """Its betas: linear ones are those of 1000 steps, stretched."""
-        T, kind = self("T", 1000), self("schedule", "linear", ("linear", "cosine"))
+        T, kind = self("T", 1000), self("schedule", default, ("linear", "cosine"))
         if self.flags.get("rescale_timesteps") and T != 1000:
             raise Problem(f"rescale_timesteps with diffusion_steps={T} is not read")
         return Cosine(T) if kind == "cosine" else Linear(T, 0.1 / T, 20 / T)
