@@ -118,6 +118,7 @@ def test_a_prompt_outside_the_vocabulary_is_told(tiny_model):
     studio = request.Studio(tiny_model)
     assert studio.outside("a flat fox") is None and studio.outside("狐狸") is None and studio.outside(None) is None
     assert "outside the vocabulary of tiny" in studio.outside("a combine harvester")
+    assert studio.outside("(fox:1.35) [pizza:fox:0.25] <lora:ink:1>") is None  # the grammar is not looked up
 
 
 def test_a_broken_network_is_told(tiny_model):
