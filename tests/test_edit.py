@@ -180,3 +180,26 @@ def test_the_command_line_walks_and_tells_how(told, tiny_model, tmp_path):
     r = receipt.read(tmp_path / "large.png")
     wanted = {"seed": 4, "variation_seed": 5, "variation_strength": 0.25, "hires": 2.0, "hires_strength": 0.5}
     assert r.items() >= wanted.items() and r["size"] == {"width": 32, "height": 32}
+
+
+def test_a_small_picture_is_drawn_larger(told, source, tmp_path):
+    """By a model of that kind: it is told the picture, and `strength` has no meaning."""
+    import torch
+
+    from phosphene.diffusion.denoiser import Denoiser
+    from phosphene.diffusion.schedule import Cosine
+    from phosphene.nets.unet import UNet
+    from phosphene.systems.upscale import Upscaler
+    from phosphene.weights import bundle
+
+    torch.manual_seed(0)
+    system = Upscaler(Denoiser(UNet(6, 3, (16, 16), 1), Cosine(T=20)), size=32, small=16, steps=2)
+    model = bundle.save(system, tmp_path / "larger.safetensors")
+    code, _, err = told("edit", source, "--seed", 1, "--model", model, "--out", tmp_path / "large.png")
+    assert code == 0, err
+    assert Image.open(tmp_path / "large.png").size == (48, 32)
+    assert "strength" not in receipt.read(tmp_path / "large.png")
+
+
+def test_edits_may_have_a_second_pass(tiny_model, source):
+    assert phosphene.edit(source, "a fox", seed=1, model=tiny_model, steps=2, hires=2.0).size == (48, 32)

@@ -50,7 +50,8 @@ class Canvas:
         Where the picture had been resized and has a mask, what was made comes at the picture's size, and what is black
         in the mask is the picture's own.
         """
-        made = made.crop((0, 0, *self.area))
+        times = made.width / self.image.shape[-1]  # above 1 where the system makes pictures larger
+        made = made.crop((0, 0, *(round(times * side) for side in self.area)))
         if self.mask is None or made.size == self.original.size:
             return made
         large = made.resize(self.original.size, Image.Resampling.LANCZOS)

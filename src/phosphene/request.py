@@ -30,7 +30,7 @@ from phosphene.text.prompt import bare, loras
 from phosphene.weights import bundle
 from phosphene.weights.load import load, look, words_told
 
-BATCH = 16  # pictures at once; a picture does not depend on it
+BATCH, PIXELS = 16, 2**20  # at once, pictures and their pixels; a picture does not depend on it
 HIGHEST_SEED = 2**63 - 1
 
 
@@ -97,18 +97,13 @@ def edit(
     pairs = paired(listed, _listed(seed), n)
     studio, options = _studio(options)
     canvas = studio.canvas(picture, mask, expand=expand, feather=feather, size=size)
-    return _pictures(
-        studio.make(pairs, {**options, **started(picture, canvas.mask is not None, strength, invert)}, canvas=canvas)
-    )
+    return _pictures(studio.make(pairs, {**options, **started(picture, strength, invert)}, canvas=canvas))
 
 
-def started(picture: Picture, masked: bool, strength: float | None, invert: bool | str) -> dict[str, Any]:
-    """The options that say where an edit starts: all of the way is gone with a mask, and where the noise is found."""
-    whole = masked or invert is not False
-    told: dict[str, Any] = {"strength": (1.0 if whole else 0.6) if strength is None else strength}
-    if invert is not False:
-        told["invert"] = _described(picture) if invert is True else invert
-    return told
+def started(picture: Picture, strength: float | None, invert: bool | str) -> dict[str, Any]:
+    """The options that say where an edit starts. `invert` True is what the picture's own receipt says it shows."""
+    described = _described(picture) if invert is True else invert
+    return {"strength": strength, "invert": None if invert is False else described}
 
 
 def _described(picture: Picture) -> str:
@@ -232,8 +227,8 @@ class Studio:
 
     def canvas(self, picture: Picture, mask: Picture | None = None, **how: Any) -> Canvas:
         """The picture as this model wants it. Raises Problem where it is none (canvas.prepare)."""
-        trained, multiple = (getattr(self.system, name, None) for name in ("size", "multiple"))
-        return prepare(picture, mask, trained=trained, multiple=multiple or 1, **how)
+        small, size, multiple = (getattr(self.system, name, None) for name in ("small", "size", "multiple"))
+        return prepare(picture, mask, trained=small or size, multiple=1 if small else multiple or 1, **how)
 
     def make(
         self,
@@ -247,11 +242,12 @@ class Studio:
         `watch(first picture of the batch, preview)` sees every step.
         """
         options = {name: value for name, value in options.items() if value is not None}
+        source = {} if canvas is None else self._source(canvas, options)
         check(options)
-        source = {} if canvas is None else {"image": canvas.image, "mask": canvas.inside}
         said = {**options, **({} if canvas is None else canvas.receipt)}
-        first = 0
-        for batch, tags in _batches(pairs, options.get("grammar") != "plain"):
+        size = options.get("size") or (canvas.image.shape[2:] if canvas else [getattr(self.system, "size", 64)] * 2)
+        most, first = max(1, min(BATCH, PIXELS // (size[0] * size[1]))), 0
+        for batch, tags in _batches(pairs, most, options.get("grammar") != "plain"):
             prompts, seeds = zip(*batch, strict=True)
             told, preview = {**_each(options, len(seeds)), **source}, None
             with wearing(self.system, tags, self.loras):
@@ -265,6 +261,14 @@ class Studio:
                 image = image if canvas is None else canvas.back(image)
                 yield Made(image, _record(prompt, seed, image, settings))
             first += len(batch)
+
+    def _source(self, canvas: Canvas, options: dict[str, Any]) -> dict[str, Any]:
+        """The canvas as arguments of `generate`. How strongly it is edited joins the options, where none was said."""
+        if small := getattr(self.system, "small", None):  # it enlarges: the picture is told, and nothing of it noised
+            large = [side * self.system.size // small for side in canvas.image.shape[2:]]
+            return {"image": canvas.image, "size": tuple(large)}
+        options.setdefault("strength", 0.6 if canvas.inside is None and "invert" not in options else 1.0)
+        return {"image": canvas.image, "mask": canvas.inside}
 
     def outside(self, prompt: Prompt) -> str | None:
         """A line saying that a prompt is outside of what the model knows; None where it is not, or cannot be said."""
@@ -299,13 +303,13 @@ def _several(files: str | Path | Sequence[str | Path]) -> list[str | Path]:
     return [files] if isinstance(files, (str, Path)) else list(files)
 
 
-def _batches(pairs: Sequence[tuple[Any, Any]], tagged: bool) -> Iterator[tuple[list[tuple[Any, Any]], Any]]:
-    """The pairs in batches that wear the same LoRAs: their prompts without the tags, and the tags."""
+def _batches(pairs: Sequence[tuple[Any, Any]], most: int, tagged: bool) -> Iterator[tuple[list[tuple[Any, Any]], Any]]:
+    """The pairs in batches of at most `most` that wear the same LoRAs: prompts without the tags, and the tags."""
     rows = [(*_untagged(prompt), seed) if tagged else (prompt, (), seed) for prompt, seed in pairs]
     for tags, same in itertools.groupby(rows, lambda row: row[1]):
         alike = [(prompt, seed) for prompt, _, seed in same]
-        for first in range(0, len(alike), BATCH):
-            yield alike[first : first + BATCH], tags
+        for first in range(0, len(alike), most):
+            yield alike[first : first + most], tags
 
 
 def _untagged(prompt: Any) -> tuple[Any, tuple[tuple[str, float], ...]]:

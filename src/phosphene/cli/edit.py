@@ -16,8 +16,7 @@ def main(argv: Sequence[str]) -> None:
 
     picture, source = own["picture"], own["source"]
     pairs = paired(own["prompts"], sampling.pop("seed"), sampling.pop("n"))
-    masked = own["mask"] is not None or own["expand"] is not None
-    options = sampling | started(picture, masked, own["strength"], own["invert"] if source is None else source)
+    options = sampling | started(picture, own["strength"], own["invert"] if source is None else source)
     how = {name: own[name] for name in ("mask", "expand", "feather")} | {"size": read_size(own["size"])}
 
     def name(_: int, made) -> str:

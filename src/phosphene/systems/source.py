@@ -53,12 +53,12 @@ class Source:
         return self.mask is not None and self.strength == 1 and self.invert is None
 
     def inside(self, factor: int) -> Tensor:
-        """The mask where one number of x is `factor` pixels a side: redrawn where any of them is, (·, 1, h, w)."""
-        return F.max_pool2d(self.mask, factor)
+        """Where x is redrawn, 1 or 0 (·, 1, h, w): where any of the factor × factor pixels of a number of x is."""
+        return (F.max_pool2d(self.mask, factor) > 0).to(self.mask)
 
     def hidden(self) -> Tensor:
-        """The picture, grey where the mask says to redraw: what an inpainting network is shown beside x."""
-        return self.picture * (self.mask < 0.5) if self.mask is not None else torch.zeros_like(self.picture)
+        """The picture, grey wherever anything is redrawn: what an inpainting network is shown beside x."""
+        return torch.zeros_like(self.picture) if self.mask is None else self.picture * (self.mask == 0)
 
     def paste(self, made: Tensor) -> Tensor:
         """What was made, with the picture itself where the mask is 0; between the two in proportion."""
