@@ -166,7 +166,7 @@ class Offload:
         inside = {id(t) for part in self.parts for t in _tensors(part)}
         for tensor in _tensors(system):
             if id(tensor) not in inside:
-                tensor.data = tensor.data.to(place)
+                tensor.data = _there(tensor.data, place)
         for part in self.parts:
             for name in self.methods:
                 if hasattr(part, name):
@@ -187,7 +187,7 @@ class Offload:
         self.there = part
         for tensor in _tensors(part):
             self.at_home.append((tensor, tensor.data))
-            tensor.data = tensor.data.to(self.place)
+            tensor.data = _there(tensor.data, self.place)
 
     def home(self) -> None:
         """Frees the device of the part that is there."""
@@ -203,6 +203,10 @@ class Offload:
             for name in self.methods:
                 part.__dict__.pop(name, None)
         self.system.place = None
+
+
+def _there(numbers: Tensor, place: torch.device) -> Tensor:
+    return numbers.to(place, non_blocking=True)
 
 
 def _tensors(module: nn.Module) -> list[Tensor]:

@@ -109,7 +109,7 @@ class SeamlessCorner(CornerDownsample):
 def make_seamless(net: nn.Module, on: bool = True) -> None:
     """Every convolution inside pads with what is on the far side, instead of zeros: a rolled input, a rolled output."""
     for layer in net.modules():
-        if isinstance(layer, nn.Conv2d):
+        if isinstance(layer, nn.Conv2d) and any(layer.padding):
             layer.padding_mode = "circular" if on else "zeros"
         if isinstance(layer, CornerDownsample):
             layer.__class__ = SeamlessCorner if on else CornerDownsample
