@@ -70,11 +70,13 @@ def test_strength_is_set_while_it_is_on_and_zero_is_nothing(system):
     with adapt.apply(system, some(system)) as on:
         full = drawn(system)
         on.strength = 0.0
-        assert torch.equal(drawn(system), before)
+        assert torch.equal(drawn(system), before) and hooks(system) == 0
         on.strength = 1
         assert torch.equal(drawn(system), full)
         on.strength = -0.5
         assert not torch.equal(drawn(system), full)
+        with pytest.raises(Problem, match="strength"):
+            on.strength = float("nan")
     assert torch.equal(drawn(system), before)
 
 
@@ -288,10 +290,10 @@ def test_prompts_put_theirs_on_for_as_long_as_it_takes(system, shelf):
     with adapt.wearing(system, [("ink", 0.4), ("night", 1.0), ("ink", 0.2)], [shelf]) as on:
         assert [(w.name, round(w.strength, 6)) for w in on] == [("ink", 0.6), ("Night", 1.0)]
         changed = drawn(system)
-    assert torch.equal(drawn(system), before) and not torch.equal(changed, before)
-    number = hooks(system)
+    assert torch.equal(drawn(system), before) and not torch.equal(changed, before) and hooks(system) == 0
+    on = adapt.worn(system)
     with adapt.wearing(system, [("ink", 0.6), ("night", 1.0)], [shelf]):  # read once
-        assert hooks(system) == number and torch.equal(drawn(system), changed)
+        assert adapt.worn(system) == on and torch.equal(drawn(system), changed)
     for each in adapt.worn(system):
         each.remove()
     with pytest.raises(Problem, match="unknown LoRA"), adapt.wearing(system, [("inkk", 1.0)], [shelf]):

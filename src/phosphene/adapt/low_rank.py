@@ -31,22 +31,42 @@ class Adapter(Worn, nn.Module):
     def __init__(self, layers: Mapping[str, Layer], strength: float = 1.0):
         super().__init__()
         self.paths, self.layers = list(layers), nn.ModuleList(layers.values())
-        self.strength = strength
+        self._changed: list[nn.Module] = []  # of the system
         self._hooks: list[Any] = []
+        self.strength = strength
+
+    @property
+    def strength(self) -> float:
+        return self._strength
+
+    @strength.setter
+    def strength(self, strength: float) -> None:
+        if not isinstance(strength, (int, float)) or not math.isfinite(strength):
+            raise Problem(f"strength {strength!r} of a LoRA: a number such as 0.8 was expected")
+        self._strength = strength
+        self._hang()
 
     def _on(self, system: nn.Module) -> None:
-        for path, layer in zip(self.paths, self.layers):
-            self._hooks.append(system.get_submodule(path).register_forward_hook(self._hook(layer)))
+        self._changed = [system.get_submodule(path) for path in self.paths]
+        self._hang()
+
+    def _off(self) -> None:
+        self._changed = []
+        self._hang()
+
+    def _hang(self) -> None:
+        """Hooks where there is something to add: without them a layer does exactly, and as fast, what it did before."""
+        if self._strength and not self._hooks:
+            pairs = zip(self._changed, self.layers)
+            self._hooks = [module.register_forward_hook(self._hook(layer)) for module, layer in pairs]
+        while self._hooks and not (self._strength and self._changed):
+            self._hooks.pop().remove()
 
     def _hook(self, layer: Layer):
         def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            return output + layer(inputs[0], module, self.strength).to(output.dtype) if self.strength else output
+            return layer(inputs[0], output, module, self._strength)
 
         return add
-
-    def _off(self) -> None:
-        while self._hooks:
-            self._hooks.pop().remove()
 
     def lora(self) -> Lora:
         """What it is now, for `lora.write`, `write_kohya` or `write_peft`."""
@@ -59,7 +79,7 @@ class Adapter(Worn, nn.Module):
 
 
 class Layer(nn.Module):
-    """strength · scale · up(down(x)) beside one layer, linear or a convolution."""
+    """y + strength · scale · up(down(x)) beside one layer, linear or a convolution, whose y it changes in place."""
 
     def __init__(self, source: LowRank, beside: nn.Module):
         super().__init__()
@@ -69,19 +89,21 @@ class Layer(nn.Module):
         self.up = nn.Parameter(low.up, requires_grad=False)
         self._at: tuple[Any, Tensor, Tensor] | None = None
 
-    def forward(self, x: Tensor, beside: nn.Module, strength: float) -> Tensor:
-        down, up = self._weights(x)
+    def forward(self, x: Tensor, y: Tensor, beside: nn.Module, strength: float) -> Tensor:
+        down, up = self._weights(x, y)
         if down.ndim == 2:
-            return F.linear(F.linear(x, down) * (strength * self.scale), up)
-        inner = beside._conv_forward(x, down, None)  # its stride, its padding, which may be circular
-        return F.conv2d(inner * (strength * self.scale), up)
+            inner = F.linear(x, down).to(y.dtype)  # (…, r)
+            return y.flatten(0, -2).addmm_(inner.flatten(0, -2), up.T, alpha=strength * self.scale).view(y.shape)
+        inner = beside._conv_forward(x, down, None).to(y.dtype)  # its stride, its padding, which may be circular
+        return y.add_(F.conv2d(inner, up), alpha=strength * self.scale)
 
-    def _weights(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """down and up where x is and as precise; kept there, unless they are being trained."""
+    def _weights(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """down as x is and up as y, on their device; kept there, unless they are being trained."""
         if self.down.requires_grad:
-            return self.down.to(x), self.up.to(x)
-        if self._at is None or self._at[0] != (x.device, x.dtype):
-            self._at = (x.device, x.dtype), self.down.to(x), self.up.to(x)
+            return self.down.to(x), self.up.to(y)
+        there = x.device, x.dtype, y.dtype
+        if self._at is None or self._at[0] != there:
+            self._at = there, self.down.to(x), self.up.to(y)
         return self._at[1:]
 
     def low(self) -> LowRank:
@@ -99,7 +121,6 @@ def apply(system: nn.Module, file: str | Path | Lora, strength: float = 1.0, nam
     the LoRA seems to be for; for a file or a name that is on already; for a strength that is no number.
     """
     found = file if isinstance(file, Lora) else lora.read(file)
-    strength = _number(found.name, strength)
     layers = {}
     for path, low in found.layers.items():
         beside = _layer(system, path)
@@ -214,9 +235,3 @@ def _what(system: nn.Module) -> str:
     if not widths:
         return f"this {type(system).__name__}"
     return WIDTHS.get(widths[0], f"this model, whose text is {widths[0]} wide")
-
-
-def _number(what: str, strength: Any) -> float:
-    if not isinstance(strength, (int, float)) or not math.isfinite(strength):
-        raise Problem(f"{what}: strength {strength!r}, a number such as 0.8 was expected")
-    return float(strength)

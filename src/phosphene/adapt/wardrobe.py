@@ -51,13 +51,13 @@ def wearing(system: nn.Module, tags: Sequence[tuple[str, float]], places: Iterab
 
     tags    (name, weight); weights of one that is named twice are added up
     places  where `find` looks
-    One that is on already has the tag's weight; a new one stays on afterwards, at 0, so it is read once.
+    One that is on already has the tag's weight; a new one stays on afterwards, at 0, so that it is read once.
     """
     wanted: dict[Path, float] = {}
     for name, weight in tags:
-        path = find(name, places)
+        path = find(name, places).resolve()
         wanted[path] = wanted.get(path, 0.0) + weight
-    on = {w.path: w for w in worn(system) if w.kind == "lora"}
+    on = {w.path.resolve(): w for w in worn(system) if w.kind == "lora" and w.path}
     used = [on.get(path) or apply(system, path, 0.0) for path in wanted]
     before = [each.strength for each in used]
     try:

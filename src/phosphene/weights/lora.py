@@ -52,7 +52,8 @@ OTHER_KINDS = {  # what only adapters of other kinds hold in a key, to its end o
     ".diff.": "a full difference of weights",
     ".diff_b.": "a full difference of weights",
     ".lora_embedding_": "LoRA on an embedding",
-    ".bias.": "LoRA with biases",
+    ".lora_B.bias.": "LoRA with biases",
+    ".lora_up.bias.": "LoRA with biases",
 }
 
 
