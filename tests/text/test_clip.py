@@ -7,7 +7,7 @@ import torch
 
 from phosphene.errors import Problem
 from phosphene.nets.transformer import TextTransformer
-from phosphene.text.clip import END, SHIPPED, ClipTextEncoder, ClipTokenizer, Token, _openai, packed
+from phosphene.text.clip import END, SHIPPED, ClipTextEncoder, ClipTokenizer, Token, _openai, mean, packed
 from phosphene.text.encoders import resized
 from phosphene.text.prompt import emphasised
 from phosphene.weights import bundle
@@ -25,7 +25,9 @@ def shipped():
 @pytest.fixture(scope="module")
 def encoder(shipped):
     torch.manual_seed(0)
-    return ClipTextEncoder(shipped, TextTransformer(len(shipped), 16, 3, 2, 77, causal=True, act="quick_gelu")).eval()
+    net = TextTransformer(len(shipped), 16, 3, 2, 77, causal=True, act="quick_gelu")
+    torch.nn.init.normal_(net.norm.bias)  # a norm as it begins leaves no mean
+    return ClipTextEncoder(shipped, net).eval()
 
 
 OPENAI = {"table": "openai", "mark": END}
@@ -298,12 +300,21 @@ def test_emphasis(encoder):
     assert torch.equal(encoder([emphasised("(a red cat:1.0)")]).tokens, plain)
 
 
+def test_emphasis_of_tokens_without_a_mean(shipped):
+    """A chunk whose mean is rounding alone is not brought to it: that would be any factor, of either sign."""
+    torch.manual_seed(0)
+    encoder = ClipTextEncoder(shipped, TextTransformer(len(shipped), 16, 1, 2, 77, causal=True)).eval()
+    with torch.no_grad():
+        plain, said = encoder(["a red cat"]).tokens, encoder([emphasised("a (red:1.5) cat")]).tokens
+    assert torch.equal(said[0, 2], 1.5 * plain[0, 2]) and torch.equal(said[0, 3:], plain[0, 3:])
+
+
 def test_recorded_emphasis(shared):
     numpy = pytest.importorskip("numpy")
     told = {k: torch.from_numpy(v) for k, v in numpy.load(shared / "fixtures/a1111_emphasis.npz").items()}
     weighted = told["z"] * told["mult"][..., None]
     assert torch.allclose(weighted, told["no_norm"], atol=1e-12)
-    got = resized(told["z"], weighted, lambda x: x.mean((1, 2), keepdim=True))
+    got = resized(told["z"], weighted, mean)
     assert torch.allclose(got, told["original"], atol=1e-12)
 
 

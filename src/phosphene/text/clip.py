@@ -239,7 +239,7 @@ class ClipTextEncoder(nn.Module):
             weights = states.new_ones(states.shape[:2])
             for row, chunk in zip(weights, chunks):
                 row[1 : len(chunk) + 1] = torch.tensor([token.weight for token in chunk])
-            states = resized(states, states * weights[..., None], lambda x: x.mean((1, 2), keepdim=True))
+            states = resized(states, states * weights[..., None], mean)
         if len(set(counts)) == 1:
             return Cond(vector, states.reshape(len(rows), -1, self.width))
         tokens = pad_sequence([row.flatten(0, 1) for row in states.split(counts)], batch_first=True)
@@ -286,6 +286,12 @@ class ClipTextEncoder(nn.Module):
         end = ids.amax(1, keepdim=True) if self.pooled == "largest" else self.tokenizer.end
         ends = (ids == end).int().argmax(1)  # the first of them
         return states[first, ends]
+
+
+def mean(chunks: Tensor) -> Tensor:
+    """The mean of each chunk (B, L, D), as (B, 1, 1); NaN, which is none, where it is no more than rounding."""
+    found, size = chunks.mean((1, 2), keepdim=True), chunks.square().mean((1, 2), keepdim=True).sqrt()
+    return torch.where(found.abs() > 1e-4 * size, found, torch.nan)
 
 
 def packed(units: Iterable[list[Token]], size: int, comma: int | None) -> list[list[Token]]:
