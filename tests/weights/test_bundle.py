@@ -295,6 +295,8 @@ def test_names_of_files(tmp_path, path):
     assert bundle.find(path.parent) == path
     for name, says in [
         ("nosuchmodel", "is not there, and no model|unknown model"),
+        ("x" * 5000, "is not there, and no model|unknown model"),
+        ("a/" + "x" * 5000, "File name too long"),
         (tmp_path / "absent.safetensors", "No such file"),
         (tmp_path.parent, "folder without model.safetensors"),
     ]:

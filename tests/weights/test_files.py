@@ -112,6 +112,31 @@ def test_torchscript_archives_are_state_dicts(tmp_path):
     assert tensors["0.weight"].dtype == torch.float16
 
 
+def test_old_streams_whose_storages_are_parts_of_others(tmp_path):
+    """Before 0.4 a storage could be a part of another, which the reference says."""
+
+    class Pickler(pickle.Pickler):
+        def persistent_id(self, value):
+            return value.said if isinstance(value, Part) else None
+
+    class Part:
+        def __init__(self, *said):
+            self.said = said
+
+    def tensor(*view):
+        storage = Part("storage", torch.FloatStorage, "94000", "cpu", 6, view or None)
+        return Evil(torch._utils._rebuild_tensor, storage, 1, (2,), (1,))
+
+    with open(path := tmp_path / "old.pt", "wb") as file:
+        for value in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}):
+            pickle.dump(value, file, protocol=2)
+        Pickler(file, protocol=2).dump({"whole": tensor(), "part": tensor("94001", 3, 3)})
+        pickle.dump(["94000"], file, protocol=2)
+        file.write((6).to_bytes(8, "little") + np.arange(6, dtype="<f4").tobytes())
+    tensors = files.open_tensors(path)
+    assert {k: v.tolist() for k, v in tensors.items()} == {"whole": [1.0, 2.0], "part": [4.0, 5.0]}
+
+
 def test_numbers_of_numpy_and_of_other_protocols(tmp_path):
     value = {"w": torch.ones(3), "lr": np.float64(0.25), "n": np.int32(-4), "b": np.bool_(True), "none": None}
     for protocol in (2, 3, 4, 5):

@@ -17,6 +17,7 @@ import hashlib
 import importlib
 import json
 import math
+import os
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -50,6 +51,7 @@ _KINDS = {
     "nets.tiny": "TinyAutoencoder",
     "nets.classifier": "AttentionHead MeanHead NoisyClassifier NormedSpatialHead SpatialHead",
     "nets.transformer": "TextTransformer VisionTransformer",
+    "nets.prior": "Prior",
     "nets.resnet": "ClipResNet",
     "nets.unet": "UNet",
     "systems.autoencoder": "AutoencoderSystem",
@@ -62,6 +64,7 @@ _KINDS = {
     "text.hugging": "HuggingEncoder",
     "text.glide": "GlideEncoder GlideTokenizer",
     "text.tokenizer": "Tokenizer",
+    "text.unclip": "UnclipHead",
     "text.vocabulary": "Vocabulary",
 }
 # name in files -> "module:Class", imported when first needed; or the class itself, for one's own
@@ -222,17 +225,17 @@ def find(path_or_name: str | Path) -> Path:
     path = Path(path_or_name)
     if str(path_or_name) in shipped():
         return shipped()[str(path_or_name)]
-    if path.is_dir():
+    if os.path.isdir(path):  # unlike Path's, which raises where a name is too long for a file
         if any((path / name).is_file() for name in CONFIGS):
             return path
         if not (path / "model.safetensors").is_file():
             raise Problem(f"{path} is a folder without model.safetensors: give a bundle or a finished run's folder")
         return path / "model.safetensors"
-    if path.suffix or len(path.parts) > 1 or path.exists():
+    if path.suffix or len(path.parts) > 1 or os.path.exists(path):
         return path
     if not shipped():
         raise Problem(f"{path} is not there, and no model came with this installation")
-    raise unknown("model", str(path_or_name), shipped())
+    raise unknown("model", str(path_or_name)[:200], shipped())
 
 
 def is_bundle(path_or_name: str | Path) -> bool:

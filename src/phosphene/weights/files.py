@@ -219,7 +219,7 @@ def guess(start: bytes) -> str:
     if start[257:262] == b"ustar":
         return "a tar archive, as PyTorch wrote before 0.1.10: unpack it, or save it again"
     known = (what for magic, what in NOT_WEIGHTS if start.startswith(magic))
-    return next(known, f"no .safetensors file: it begins with {short(start[:8])}")
+    return next(known, f"no .safetensors file and no PyTorch pickle: it begins with {short(start[:8])}")
 
 
 # .safetensors -------------------------------------------------------------------------------------------------------
@@ -235,7 +235,7 @@ def header(path: Path, data: mmap.mmap) -> tuple[dict[str, Stored], dict[str, st
         raise Problem(f"{path} has {size} bytes; a .safetensors file was expected")
     length = int.from_bytes(start[:8], "little")
     if length > MAX_HEADER:
-        raise Problem(f"{path} is {guess(start)}; a .safetensors file was expected")
+        raise Problem(f"{path} is {guess(start)}")
     if 8 + length > size:
         raise Problem(f"{path} is truncated: its header alone takes {8 + length} bytes, the file has {size}")
     announced = parsed(path, data[8 : 8 + length], "its header")

@@ -13,6 +13,7 @@ that is noted (`Found.ask`), and never guessed in silence.
 from __future__ import annotations
 
 import importlib
+import os
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -26,7 +27,7 @@ from ..errors import Assumed, Problem, unknown
 from . import bundle, files
 
 # In this order: the first that claims what was found reads it.
-FAMILIES: list[str] = ["stable", "vae", "clip", "guided", "glide", "ddpm", "dit"]
+FAMILIES: list[str] = ["stable", "vae", "clip", "guided", "glide", "ddpm", "dit", "karlo"]
 
 CONFIGS = ("model_index.json", "open_clip_config.json", "config.json")  # a folder is what the first of these says
 STANDARD = ("diffusion_pytorch_model", "model", "pytorch_model", "open_clip")  # names of files that have one beside
@@ -151,7 +152,7 @@ def look(path_or_name: str | Path) -> Found | None:
         return None
     if path.name in CONFIGS and path.is_file():
         path = path.parent
-    if path.is_dir():
+    if os.path.isdir(path):
         return _folder(path)
     path = bundle.find(path_or_name)  # a Problem for what is neither a path nor a name
     if bundle.is_bundle(path):
