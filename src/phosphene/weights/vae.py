@@ -261,9 +261,7 @@ def _tiny(tensors: files.Tensors) -> dict[str, files.Tensors] | None:
         for between in (".layers.", "."):
             halves = {half: f"{before}{half}{between}" for half in ("encoder", "decoder")}
             has = {
-                half: start
-                for half, start in halves.items()
-                if f"{start}1.conv.0.weight" in keys or f"{start}3.conv.0.weight" in keys
+                h: start for h, start in halves.items() if any(f"{start}{n}.conv.0.weight" in keys for n in (1, 2, 3))
             }
             if has:
                 return {half: _from_zero(tensors.under(start)) for half, start in has.items()}
