@@ -99,7 +99,7 @@ def _lora(file: str) -> bool:
     for note in found.notes:
         print(f"note: {note}")
     for key, value in found.metadata.items():
-        print(f"  {key} = {value[:100]}")
+        print("  " + "".join(c if c.isprintable() else " " for c in f"{key} = {value}")[:110])
     return True
 
 
