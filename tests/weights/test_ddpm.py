@@ -2,7 +2,6 @@
 
 import json
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -12,18 +11,12 @@ from phosphene.diffusion.cond import Cond
 from phosphene.diffusion.noise import Recorded
 from phosphene.errors import Problem
 from phosphene.weights import bundle
-
-
-def apart(ours: torch.Tensor, theirs) -> float:
-    """max |difference| / mean |theirs|."""
-    theirs = torch.as_tensor(theirs)
-    assert ours.shape == theirs.shape
-    return float((ours - theirs).abs().max() / theirs.abs().mean())
+from weights.recorded import apart, arrays
 
 
 @pytest.fixture(scope="module")
 def ref(shared):
-    return {k: torch.from_numpy(v) for k, v in np.load(shared / "fixtures" / "ddpm_ref.npz").items()}
+    return arrays(shared / "fixtures" / "ddpm_ref.npz")
 
 
 @torch.no_grad()

@@ -2,7 +2,6 @@
 
 import json
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -12,24 +11,17 @@ from phosphene.errors import Problem
 from phosphene.systems.upscale import Upscaler
 from phosphene.text.glide import GlideTokenizer
 from phosphene.weights import bundle
+from weights.recorded import apart, arrays
 
 TOLD = {"head_dim": 16, "text_heads": 2}
 pytestmark = pytest.mark.filterwarnings("ignore::phosphene.weights.load.Assumed")
-
-
-def apart(ours: torch.Tensor, theirs) -> float:
-    """max |difference| / mean |theirs|."""
-    theirs = torch.as_tensor(theirs)
-    assert ours.shape == theirs.shape
-    return float((ours - theirs).abs().max() / theirs.abs().mean())
 
 
 @pytest.fixture
 def fixture(shared):
     def at(name):
         folder = shared / "fixtures" / "glide"
-        arrays = np.load(folder / f"{name}_ref.npz").items()
-        return load(folder / f"{name}.safetensors", **TOLD), {k: torch.from_numpy(v) for k, v in arrays}
+        return load(folder / f"{name}.safetensors", **TOLD), arrays(folder / f"{name}_ref.npz")
 
     return at
 

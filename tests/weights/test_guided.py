@@ -1,14 +1,12 @@
 """guided-diffusion against the original: recorded fixtures, and tests/golden/guided_diffusion.npz.
 
-The latter is of openai/guided-diffusion 22e0df8 with weights made from the names of their keys (`weight`), so that it
+The latter is of openai/guided-diffusion 22e0df8 with weights made from the names of their keys, so that it
 holds the results alone.
 """
 
 import json
-import zlib
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -22,33 +20,19 @@ from phosphene.systems.upscale import Upscaler
 from phosphene.weights import bundle
 from phosphene.weights.guided import respaced
 from phosphene.weights.load import Assumed
+from weights.recorded import apart, arrays, state_dicts
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "guided_diffusion.npz"
 pytestmark = pytest.mark.filterwarnings("ignore::phosphene.weights.load.Assumed")
 
 
-def weight(key: str, shape: list[int]) -> torch.Tensor:
-    n = np.random.RandomState(zlib.crc32(key.encode())).standard_normal(shape).astype(np.float32)
-    if len(shape) == 1:
-        return torch.from_numpy(n * 0.1 + (1 if key.endswith("weight") else 0))
-    return torch.from_numpy(n / np.sqrt(np.prod(shape[1:])).astype(np.float32))
-
-
-def apart(ours: torch.Tensor, theirs) -> float:
-    """max |difference| / mean |theirs|."""
-    theirs = torch.as_tensor(theirs)
-    assert ours.shape == theirs.shape
-    return float((ours - theirs).abs().max() / theirs.abs().mean())
-
-
 @pytest.fixture(scope="module")
 def golden(tmp_path_factory):
     """(what → its file, the arrays)."""
-    arrays = dict(np.load(GOLDEN))
     folder = tmp_path_factory.mktemp("guided")
-    for name, keys in json.loads(str(arrays["keys"])).items():
-        torch.save({key: weight(key, shape) for key, shape in keys.items()}, folder / f"{name}.pt")
-    return lambda name: folder / f"{name}.pt", {k: torch.from_numpy(v) for k, v in arrays.items() if k != "keys"}
+    for name, tensors in state_dicts(GOLDEN).items():
+        torch.save(tensors, folder / f"{name}.pt")
+    return lambda name: folder / f"{name}.pt", arrays(GOLDEN)
 
 
 # The recorded fixtures
@@ -61,7 +45,7 @@ TOLD = {"imagenet_like": {"head_dim": 16}, "new_order": {"qkv": "new", "heads": 
 @torch.no_grad()
 def test_unets_agree(shared, name):
     folder = shared / "fixtures" / "guided"
-    ref = {k: torch.from_numpy(v) for k, v in np.load(folder / f"{name}_ref.npz").items()}
+    ref = arrays(folder / f"{name}_ref.npz")
     system = load(folder / f"{name}_fp16.pt", **TOLD[name])
     cond = system.encoder(ref["y"].tolist()) if "y" in ref else Cond()
     assert apart(system.denoiser.net(ref["x"], ref["t"], cond), ref["out"]) <= 3e-5
@@ -71,7 +55,7 @@ def test_unets_agree(shared, name):
 @torch.no_grad()
 def test_the_wrong_order_and_the_wrong_heads_are_other_networks(shared):
     folder = shared / "fixtures" / "guided"
-    ref = {k: torch.from_numpy(v) for k, v in np.load(folder / "new_order_ref.npz").items()}
+    ref = arrays(folder / "new_order_ref.npz")
     for told in ({"qkv": "legacy", "heads": 2}, {"qkv": "new", "heads": 4}):
         system = load(folder / "new_order_fp16.pt", **told)
         assert apart(system.denoiser.net(ref["x"], ref["t"], Cond()), ref["out"]) > 1e-3
@@ -81,7 +65,7 @@ def test_the_wrong_order_and_the_wrong_heads_are_other_networks(shared):
 def test_whole_runs_agree(shared, sampler, sections):
     """Five steps with the noise as it was drawn; the class was 42."""
     folder = shared / "fixtures" / "guided"
-    ref = {k: torch.from_numpy(v) for k, v in np.load(folder / "imagenet_like_ref.npz").items()}
+    ref = arrays(folder / "imagenet_like_ref.npz")
     system = load(folder / "imagenet_like_fp16.pt", head_dim=16, size=64)
     noise = Recorded(list(ref["ddpm5_noise"]), first=ref["xT"])
     *_, last = system.generate([42], seeds=[0], sampler=sampler, times=respaced(sections), noise=noise)
@@ -108,7 +92,7 @@ def test_the_flags_beside_the_file_are_read(shared, tmp_path):
     folder = shared / "fixtures" / "guided"
     (tmp_path / "model.pt").symlink_to(folder / "new_order_fp16.pt")
     (tmp_path / "model.json").write_text((folder / "new_order.json").read_text())
-    ref = {k: torch.from_numpy(v) for k, v in np.load(folder / "new_order_ref.npz").items()}
+    ref = arrays(folder / "new_order_ref.npz")
     system = load(tmp_path / "model.pt")
     assert system.size == 64
     with torch.no_grad():

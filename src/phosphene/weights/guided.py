@@ -64,7 +64,9 @@ ORDERS = {"legacy": False, "new": True}  # use_new_attention_order
 
 def claims(found: Found) -> bool:
     return found.has("time_embed.0.weight", "input_blocks.0.0.weight", "middle_block.1.qkv.weight") and not (
-        found.has("token_embedding.weight") or found.has("encoder_pooling.1.positional_embedding")
+        found.has("token_embedding.weight")
+        or found.has("encoder_pooling.1.positional_embedding")
+        or found.has("cf_param")
     )
 
 
