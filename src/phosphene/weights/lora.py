@@ -19,7 +19,6 @@ from ..errors import Problem
 from . import files
 from .low_rank import FOLDER_NAMES, WIDTHS, Lora, LowRank, kohya_name, names, our_name
 from .save import narrowed
-from .stored import short
 
 SUFFIXES = {  # what follows a layer's name in a key -> what it is
     ".lora_down.weight": "down",
@@ -110,8 +109,6 @@ def _grouped(tensors: files.Tensors, path: Path) -> dict[str, dict[str, str]]:
     """{layer's name: {"down" | "up" | "mid" | "alpha": key}}."""
     found: dict[str, dict[str, str]] = {}
     for key in tensors:
-        if not key.isprintable():
-            raise Problem(f"{path} holds {short(key)}: no part of a LoRA")
         kind = next((kind for part, kind in OTHER_KINDS.items() if part in f"{key}."), None)
         suffix = next((s for s in SUFFIXES if key.endswith(s)), None)
         if kind or not suffix:
