@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .memory import let_go
 from .nets.layers import GEGLU
 
 
@@ -162,6 +163,8 @@ def _halve(layer: GEGLU) -> None:
 
 
 def _become(layer: nn.Module, kind: type, weight: Tensor) -> None:
+    if not layer.weight.is_mkldnn:
+        let_go(layer.weight)
     layer.weight = nn.Parameter(weight, requires_grad=False)
     layer.__class__ = kind
 

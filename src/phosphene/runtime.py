@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import functools
-import sys
 from typing import Any, TypeVar
 
 import torch
@@ -12,6 +10,7 @@ from torch import Tensor, nn
 
 from phosphene.diffusion.denoiser import Denoiser
 from phosphene.errors import Problem, unknown
+from phosphene.memory import keep_freed, let_go
 from phosphene.packed import pack, unpack
 from phosphene.tiles import make_seamless, make_tiled
 
@@ -55,7 +54,7 @@ def prepare_for_sampling(
     dtype = PRECISIONS[precision]
     halves = [half for a in autoencoders for half in (a.encoder, a.decoder)]
     for net in nets:
-        net.to(dtype)
+        _convert(net, dtype)
     for half in halves:
         _narrow(half, dtype if dtype == torch.bfloat16 and parameters(half) >= LARGE else torch.float32)
     for network in (*nets, *halves):
@@ -63,7 +62,7 @@ def prepare_for_sampling(
     for autoencoder in autoencoders:
         make_tiled(autoencoder, tile, wrap=seamless)
     if place.type == "cpu":
-        _keep_freed_memory()
+        keep_freed()
         for network in (*nets, *halves):
             pack(network)
     elif offload:
@@ -94,9 +93,17 @@ def _undo(system: nn.Module) -> None:
             hook.remove()
 
 
+def _convert(net: nn.Module, dtype: torch.dtype) -> None:
+    """Module.to(dtype), tensor by tensor: of the old ones no more than one is in memory."""
+    for tensor in _tensors(net):
+        if tensor.is_floating_point() and tensor.dtype != dtype:
+            old, tensor.data = tensor.data, tensor.data.to(dtype)
+            let_go(old)
+
+
 def _narrow(half: nn.Module, dtype: torch.dtype) -> None:
     """A network in `dtype` that takes float32 and gives float32."""
-    half.to(dtype)
+    _convert(half, dtype)
     if dtype != torch.float32:
         entrance = half.register_forward_pre_hook(lambda _, inputs: tuple(x.to(dtype) for x in inputs))
         half._doors = entrance, half.register_forward_hook(lambda _, inputs, y: y.float())
@@ -133,18 +140,6 @@ def best_precision(place: torch.device, size: int) -> str:
         tests = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # private: absent is no
         return "bf16" if any(getattr(torch.cpu, name, bool)() for name in tests) else "fp32"
     return "fp32"
-
-
-@functools.cache
-def _keep_freed_memory() -> None:
-    """Have glibc give freed memory to the next tensor, and not back to the system.
-
-    By default every tensor above 32 MB is new memory, which the system clears page by page: at 64×64 latents in
-    float32, a fifth of a step of Stable Diffusion's U-Net.
-    """
-    largest, trim, threshold = 2**30, -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        libc.mallopt(threshold, largest), libc.mallopt(trim, largest)
 
 
 # Offload ------------------------------------------------------------------------------------------------------------
