@@ -235,7 +235,7 @@ def test_what_makes_no_product_is_refused(tmp_path, case):
         ({"lora_adapter_metadata": "{"}, "JSON"),
         ({"lora_adapter_metadata": "[]"}, "JSON"),
         (adapter_metadata(lora_alpha="eight"), "a number was expected"),
-        (adapter_metadata(lora_alpha=4, use_dora=True), "DoRA"),
+        (adapter_metadata(lora_alpha=4, use_dora=True), "use_dora"),
         (adapter_metadata(lora_alpha=4, bias="all"), "bias"),
         (adapter_metadata(lora_alpha=4, alpha_pattern={"(a+)+$": 3}), "regular expression"),
         (adapter_metadata(lora_alpha=4, alpha_pattern=[1]), "alpha_pattern"),

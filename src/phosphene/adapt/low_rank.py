@@ -203,9 +203,8 @@ def _takes(module: nn.Module) -> bool:
 
 def _shape(module: nn.Module) -> tuple[int, ...]:
     """Of its weight: (out, in) or (out, in, kh, kw)."""
-    if isinstance(module, nn.Conv2d):
-        return module.out_channels, module.in_channels, *module.kernel_size
-    return module.out_features, module.in_features
+    names = "out_channels in_channels" if isinstance(module, nn.Conv2d) else "out_features in_features"
+    return *(getattr(module, name) for name in names.split()), *getattr(module, "kernel_size", ())
 
 
 def _fitting(low: LowRank, beside: nn.Module) -> LowRank:

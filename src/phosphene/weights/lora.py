@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..errors import Problem
 from . import files
 from .low_rank import FOLDER_NAMES, WIDTHS, Lora, LowRank, kohya_name, names, our_name
 from .save import narrowed
+from .stored import short
 
 SUFFIXES = {  # what follows a layer's name in a key -> what it is
     ".lora_down.weight": "down",
@@ -42,6 +44,7 @@ OLD_NAMES = {  # what stood before "_lora.down" in diffusers' attention processo
     **{f".self_attn.to_{q}": f".self_attn.{q}_proj" for q in "qkv"},
     ".self_attn.to_out": ".self_attn.out_proj",
 }
+UNREAD = ("use_dora", "lora_bias", "bias", "modules_to_save", "fan_in_fan_out")  # settings of PEFT's
 OTHER_KINDS = {  # what only adapters of other kinds hold in a key, to its end or a dot -> their name
     ".dora_scale": "DoRA",
     ".lora_magnitude_vector": "DoRA",
@@ -143,7 +146,7 @@ def _number(path: Path, key: str, tensors: files.Tensors) -> float:
 
 def _finite(path: Path, what: str, value: Any) -> float:
     if type(value) not in (int, float) or not math.isfinite(value):
-        raise Problem(f"{path}: {what} is {str(value)[:40]!r}, a number was expected")
+        raise Problem(f"{path}: {what} is {short(value)}, a number was expected")
     return float(value)
 
 
@@ -151,7 +154,7 @@ def _config(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     """PEFT's settings: of a folder's adapter_config.json, else what diffusers keeps in a file's metadata, else {}."""
     beside = path.with_name("adapter_config.json")
     if path.stem == "adapter_model" and beside.is_file():
-        config = files.read_json(beside)
+        config: Any = files.read_json(beside)
     else:
         try:
             config = json.loads(metadata.get("lora_adapter_metadata", "{}"))
@@ -159,17 +162,11 @@ def _config(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
             config = None
         if not isinstance(config, dict):
             raise Problem(f"{path}: its lora_adapter_metadata is no JSON object")
-    kind = config.get("peft_type", "LORA")
-    if kind != "LORA":
-        raise Problem(f"{path} is a {kind} adapter; LORA is what is read")
+    if config.get("peft_type", "LORA") != "LORA":
+        raise Problem(f"{path} is an adapter of the kind {short(config['peft_type'])}; LORA is what is read")
     for key, value in config.items():
-        last = key.rpartition(".")[2]
-        if last == "use_dora" and value:
-            raise Problem(f"{path}: DoRA is not read")
-        if (last in ("lora_bias", "modules_to_save", "fan_in_fan_out") and value) or (
-            last == "bias" and value not in ("none", None)
-        ):
-            raise Problem(f"{path}: {key} = {str(value)[:40]} is not read")
+        if key.rpartition(".")[2] in UNREAD and value not in (None, False, "none", [], {}):
+            raise Problem(f"{path}: its setting {short(key)} is {short(value)}, which is not read")
     return config
 
 
@@ -185,7 +182,9 @@ def _configured(path: Path, config: Mapping[str, Any], name: str, rank: int) -> 
     for pattern, value in patterns.items():
         literal = pattern.removeprefix("^")
         if set(literal) & set("^$*+?()[]{}|\\"):
-            raise Problem(f"{path}: alpha_pattern {pattern!r} is a regular expression; a layer's name is what is read")
+            raise Problem(
+                f"{path}: alpha_pattern {short(pattern)} is a regular expression; a layer's name is what is read"
+            )
         if layer == literal or layer.endswith(f".{literal}"):
             alpha = value
     alpha = _finite(path, "lora_alpha", alpha)
@@ -222,7 +221,8 @@ def write_peft(lora: Lora, path: str | Path, dtype: torch.dtype | None = None, o
           are where it is Stable Diffusion 1
     Raises Problem where a layer is none of Stable Diffusion's.
     """
-    tensors, settings = {}, {}
+    tensors: dict[str, Tensor] = {}
+    settings: dict[str, Any] = {}
     everything = _theirs(lora, path, ones)
     for network in ("unet.", "text_encoder."):
         layers = {t: low.plain() for t, low in everything.items() if t.startswith(network)}
@@ -276,7 +276,7 @@ def _check_lora(thing: Any, path: str | Path) -> None:
 def _written(
     path: str | Path, layers: Mapping[str, LowRank], metadata: Mapping[str, str], dtype: torch.dtype | None
 ) -> list[str]:
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for name, low in layers.items():
         parts = {"lora_down.weight": low.down, "lora_up.weight": low.up, "lora_mid.weight": low.mid}
         tensors |= {f"{name}.{what}": part for what, part in parts.items() if part is not None}
