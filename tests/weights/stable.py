@@ -54,7 +54,7 @@ def tokenizer_folder(folder: Path, words: tuple[str, ...] = ("cat", "red", "cube
     return folder
 
 
-def pipeline(folder: Path, version: int = 1, seed: int = 0, **unet: Any) -> Any:
+def pipeline(folder: Path, version: int = 1, seed: int = 0, groups: int = 16, **unet: Any) -> Any:
     """diffusers' StableDiffusionPipeline, tiny and random, in sizes that the recorded ones do not have."""
     from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
@@ -82,16 +82,16 @@ def pipeline(folder: Path, version: int = 1, seed: int = 0, **unet: Any) -> Any:
             cross_attention_dim=24,
             attention_head_dim=4 if version == 1 else (2, 4, 6),
             use_linear_projection=version == 2,
-            norm_num_groups=16,
+            norm_num_groups=groups,
         )
         | unet
     )
     vae = AutoencoderKL(
-        block_out_channels=(16, 32),
+        block_out_channels=(groups, 32),
         down_block_types=("DownEncoderBlock2D",) * 2,
         up_block_types=("UpDecoderBlock2D",) * 2,
         layers_per_block=2,
-        norm_num_groups=8,
+        norm_num_groups=min(groups, 16) if groups < 32 else groups,
         latent_channels=4,
         scaling_factor=0.3,
     )

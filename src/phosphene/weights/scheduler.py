@@ -28,6 +28,12 @@ CLASSES = {
     "UniPCMultistepScheduler": ("unipc", "linspace", True),
     "DEISMultistepScheduler": ("deis", "linspace", False),
 }
+LDM = {"beta_start": 0.00085, "beta_end": 0.012}
+BETAS = {  # where a class's defaults are not 0.0001, 0.02 and linear
+    "HeunDiscreteScheduler": LDM,
+    "DPMSolverSDEScheduler": LDM,
+    "LCMScheduler": {**LDM, "beta_schedule": "scaled_linear"},
+}
 STEPS = {"dpmpp_2m": 25, "dpmpp_2m_sde": 25, "unipc": 25, "deis": 25, "heun": 25, "dpmpp_sde": 15, "lcm": 4}  # else 50
 
 
@@ -81,7 +87,9 @@ def plan(config: Mapping[str, Any], what: str) -> Plan:
         STEPS.get(sampler, 50),
         _offset(config, what) if spacing == "leading" else 0,
         0.0 if clean else 1 / schedule.T,
-        float(config.get("clip_sample_range", 1.0)) if config.get("clip_sample", kind in ("DDPMScheduler", "DDIMScheduler")) else None,
+        float(config.get("clip_sample_range", 1.0))
+        if config.get("clip_sample", kind in ("DDPMScheduler", "DDIMScheduler"))
+        else None,
         _threshold(config),
         notes,
     )
@@ -89,6 +97,7 @@ def plan(config: Mapping[str, Any], what: str) -> Plan:
 
 def schedule_of(config: Mapping[str, Any], what: str) -> Table:
     """The betas: trained_betas as they are, or a named curve. What is not named has diffusers' default."""
+    config = {**BETAS.get(str(config.get("_class_name")), {}), **config}
     zero = bool(config.get("rescale_betas_zero_snr", False))
     T = config.get("num_train_timesteps", 1000)
     if config.get("trained_betas"):
@@ -189,6 +198,11 @@ def _offset(config: Mapping[str, Any], what: str) -> int:
     if not isinstance(offset, int) or offset < 0:
         raise Problem(f"{what}: steps_offset={offset!r}, a whole number from 0 was expected")
     return offset
+
+
+def _clip(config: Mapping[str, Any], kind: str) -> float | None:
+    clips = config.get("clip_sample", kind in ("DDPMScheduler", "DDIMScheduler"))
+    return float(config.get("clip_sample_range", 1.0)) if clips else None
 
 
 def _threshold(config: Mapping[str, Any]) -> tuple[float, float] | None:

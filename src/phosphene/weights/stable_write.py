@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,16 +39,15 @@ def diffusers(thing: nn.Module, folder: Path, dtype: torch.dtype | None = None) 
     Raises Problem for what diffusers' classes cannot be.
     """
     if isinstance(thing, UNet):
-        _component(folder, unet_config(thing), extract(thing, _unet_table(thing)), dtype)
+        _unet(folder, thing, dtype)
         return []
     if isinstance(thing, (Autoencoder, VqAutoencoder, TinyAutoencoder)):
         _component(folder, *_autoencoder(thing), dtype)
         return []
     system, notes = _stable(thing, "a diffusers pipeline"), []
     net, encoder = system.denoiser.net, system.encoder
-    linear = _is_version_2(encoder)
-    config = unet_config(net) | {"sample_size": system.size // system.factor, "use_linear_projection": linear}
-    _component(folder / "unet", config, extract(net, _unet_table(net, 0 if linear else 2)), dtype)
+    more = {"sample_size": system.size // system.factor, "use_linear_projection": _is_version_2(encoder)}
+    _unet(folder / "unet", net, dtype, more)
     if isinstance(system.autoencoder, VqAutoencoder):
         raise Problem("a diffusers pipeline's autoencoder has no codebook")
     config, tensors = _autoencoder(system.autoencoder)
@@ -106,12 +106,14 @@ def unet_config(net: UNet) -> dict[str, Any]:
         "sample_size": 64,
         "transformer_layers_per_block": used[0],
         "up_block_types": [f"{k}UpBlock2D" for k in reversed(kind)],
-        "use_linear_projection": True,
+        "use_linear_projection": len(set(heads)) > 1,  # version 2's habits go together
     }
 
 
-def _unet_table(net: UNet, ones: int = 0) -> list:
-    return stable_unet.entries(net, False, ones)
+def _unet(folder: Path, net: UNet, dtype: torch.dtype | None, more: Mapping[str, Any] = {}) -> None:
+    config = unet_config(net) | more
+    table = stable_unet.entries(net, False, 0 if config["use_linear_projection"] else 2)
+    _component(folder, config, extract(net, table), dtype)
 
 
 def _autoencoder(net: nn.Module) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -210,18 +212,18 @@ def _component(
 def single_file(thing: nn.Module, path: Path, dtype: torch.dtype | None = None) -> list[str]:
     """A Latent, a UNet or an AutoencoderKL in one file with ldm's names, and a yaml beside it with what these omit."""
     if isinstance(thing, UNet):
-        unet_config(thing)  # the same kinds of network
+        _usual(thing)
         tensors = _prefixed(UNET, extract(thing, stable_unet.entries(thing, True, 2)))
         files.write_tensors(path, narrowed(tensors, dtype))
         return ["the number of attention heads, which is told when the file is read (heads=…)"]
     if isinstance(thing, (Autoencoder, VqAutoencoder)):
-        _autoencoder(thing)
+        _usual(thing)
         files.write_tensors(path, narrowed(extract(thing, vae.ldm(thing)), dtype))
         return ["the factor of the latents, which is told when the file is read (scale=…)"]
     system = _stable(thing, "a single file")
     if not isinstance(system.autoencoder, Autoencoder):
         raise Problem(f"a single file of Stable Diffusion cannot hold a {type(system.autoencoder).__name__}")
-    unet_config(system.denoiser.net), _autoencoder(system.autoencoder)
+    _usual(system.denoiser.net), _usual(system.autoencoder)
     two = _is_version_2(system.encoder)
     tensors = _prefixed(
         UNET, extract(system.denoiser.net, stable_unet.entries(system.denoiser.net, True, 0 if two else 2))
@@ -235,6 +237,15 @@ def single_file(thing: nn.Module, path: Path, dtype: torch.dtype | None = None) 
     if system.encoder.tokenizer.arguments["table"] != "openai":
         notes.append("the tokenizer: give its folder when the file is read (tokenizer=…)")
     return notes + _unsaid(system.encoder)
+
+
+def _usual(net: nn.Module) -> None:
+    """Problem for a network whose settings a single file, which has no place for them, would not give back."""
+    config = unet_config(net) if isinstance(net, UNet) else _autoencoder(net)[0]
+    usual = {"norm_num_groups": 32, "norm_eps": 1e-5, "downsample_padding": 1, "flip_sin_to_cos": True, "freq_shift": 0}
+    for name, value in usual.items():
+        if config.get(name, value) != value:
+            raise Problem(f"a single file's networks have {name}={value}, and this one {config[name]}: write diffusers")
 
 
 def _hugging_face(encoder: ClipTextEncoder) -> tuple[dict[str, Tensor], list[str]]:
