@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from ..diffusion.cond import Cond
 from ..diffusion.denoiser import Denoiser
+from ..diffusion.noise import path
 from ..errors import Problem
 from ..parts import part
 from .base import Batch, Loss, Preview, Prompt
@@ -21,7 +22,11 @@ from .ddpm import Ddpm
 
 @part
 class Upscaler(Ddpm):
-    """A denoiser of pictures of `size` pixels a side, told of the same picture at `small` pixels a side."""
+    """A denoiser of pictures of `size` pixels a side, told of the same picture at `small` pixels a side.
+
+    noised   the time up to which the enlarged picture is noised (Ho et al. 2022, §4: it hides what the enlarging did)
+    corners  enlarged so that the corners' pixels, not the corners, lie on each other (align_corners)
+    """
 
     stage = "upscale"
 
@@ -37,9 +42,14 @@ class Upscaler(Ddpm):
         steps: int = 250,
         guidance: float = 1.0,
         options: dict | None = None,
+        threshold: Sequence[float] | None = None,
+        bound: float | None = 1.0,
+        noised: float = 0.0,
+        corners: bool = False,
     ):
-        super().__init__(denoiser, encoder, size, channels, sampler, spacing, steps, guidance, options=options)
-        self.small = small
+        base = denoiser, encoder, size, channels, sampler, spacing, steps, guidance
+        super().__init__(*base, options=options, threshold=threshold, bound=bound)
+        self.small, self.noised, self.corners = small, noised, corners
 
     def loss(self, batch: Batch, turn: str = "model") -> Loss:
         """Algorithm 1, the small picture being the mean of the large one's pixels."""
@@ -48,9 +58,15 @@ class Upscaler(Ddpm):
         total = self.denoiser.loss(batch.image, cond, where=batch.weight).mean()
         return Loss(total, {"loss": total.detach()})
 
-    def told(self, small: Tensor, size: tuple[int, int]) -> Cond:
-        """Small pictures (B, 3, h, w) in [−1, 1], bilinearly enlarged to `size`: what the network is shown beside x."""
-        return Cond(image=F.interpolate(self.encode(small), size=size, mode="bilinear"))
+    def told(self, small: Tensor, size: tuple[int, int], z: Tensor | None = None) -> Cond:
+        """Small pictures (B, 3, h, w) in [−1, 1], bilinearly enlarged to `size`: what the network is shown beside x.
+
+        z is the unit noise on them, like x, where they are noised; None draws it.
+        """
+        large = F.interpolate(self.encode(small), size=size, mode="bilinear", align_corners=self.corners)
+        if self.noised:
+            large = self.denoiser.schedule.jump(large, self.noised, torch.randn_like(large) if z is None else z)
+        return Cond(image=large)
 
     @torch.no_grad()
     def generate(
@@ -60,6 +76,7 @@ class Upscaler(Ddpm):
         seeds: Sequence[int],
         image: Tensor | None = None,
         size: tuple[int, int] | None = None,
+        noise=None,
         **how,
     ) -> Iterator[Preview]:
         """Larger pictures, a Preview a step. image (B or 1, 3, h, w) in [−1, 1]: the small ones, one a prompt or one.
@@ -72,6 +89,9 @@ class Upscaler(Ddpm):
         if len(seeds) != len(prompts) or not prompts:
             raise Problem(f"{len(prompts)} prompts, {len(seeds)} seeds: as many of one as of the other, at least one")
         size = size or (self.size, self.size)
-        self._inside(size)
-        beside = self.told(image.to(self.device, torch.float32), size).expand(len(prompts))
-        yield from self._run(prompts, seeds, self.stage, None, size=size, beside=beside, **how)
+        noise = noise or path((self.channels, *self._inside(size)), seeds, self.stage, self.device)
+        z = noise.start("small").to(self.device) if self.noised else None
+        small = image.to(self.device, torch.float32).expand(len(prompts), -1, -1, -1)
+        yield from self._run(
+            prompts, seeds, self.stage, None, size=size, noise=noise, beside=self.told(small, size, z), **how
+        )

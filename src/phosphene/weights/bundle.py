@@ -60,6 +60,7 @@ _KINDS = {
     "systems.latent": "Latent",
     "systems.upscale": "Upscaler",
     "text.clip": "ClipTextEncoder ClipTokenizer",
+    "text.deepfloyd": "IfEncoder",
     "text.encoders": "ClassEncoder NoEncoder TextEncoder",
     "text.hugging": "HuggingEncoder",
     "text.glide": "GlideEncoder GlideTokenizer",

@@ -27,7 +27,7 @@ from ..errors import Assumed, Problem, unknown
 from . import bundle, files
 
 # In this order: the first that claims what was found reads it.
-FAMILIES: list[str] = ["stable", "vae", "clip", "guided", "glide", "ddpm", "dit", "karlo"]
+FAMILIES: list[str] = ["stable", "vae", "clip", "guided", "glide", "ddpm", "dit", "karlo", "deepfloyd"]
 
 CONFIGS = ("model_index.json", "open_clip_config.json", "config.json")  # a folder is what the first of these says
 STANDARD = ("diffusion_pytorch_model", "model", "pytorch_model", "open_clip")  # names of files that have one beside

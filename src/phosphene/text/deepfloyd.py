@@ -1,0 +1,80 @@
+"""What DeepFloyd's IF makes of T5's states (after Saharia et al. 2022, Imagen): pooled by attention, and projected."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..diffusion.cond import Cond
+from ..errors import Problem
+from ..nets.attention import Attention
+from ..nets.layers import Conventions, TimeEmbedding
+from ..parts import part
+
+
+class Pool(nn.Module):
+    """States (B, L, dim) → (B, out): their mean looks at them and at itself, by attention; norms before and behind."""
+
+    def __init__(self, dim: int, heads: int, out: int):
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(out)
+        self.position = nn.Parameter(torch.randn(dim) / dim**0.5)  # of the mean
+        self.attn = Attention(dim, heads, bias=True)
+        self.attn.to_out = nn.Linear(dim, out)
+
+    def forward(self, states: Tensor) -> Tensor:
+        x = self.norm1(states)
+        mean = x.mean(1, keepdim=True) + self.position  # (B, 1, dim)
+        return self.norm2(self.attn(mean, torch.cat([mean, x], dim=1))[:, 0])
+
+
+@part
+class IfEncoder(nn.Module):
+    """Prompts → vector (B, emb_dim) and tokens (B, L, context_dim), by `text`, an encoder whose tokens are T5's states.
+
+    dim, heads   of those states, and of the pooling
+    context_dim  None: the tokens are the states as they are
+    level        for upscalers: the step of the schedule, from 0, up to whose noise the small picture is noised; it
+                 joins the vector as times do, by time_dim sinusoids
+    """
+
+    def __init__(
+        self,
+        dim: int = 4096,
+        emb_dim: int = 768,
+        context_dim: int | None = None,
+        heads: int = 64,
+        level: int | None = None,
+        time_dim: int = 192,
+        how: Conventions | None = None,
+        text: nn.Module | None = None,
+    ):
+        super().__init__()
+        self.dim, self.level, self.text = dim, level, text
+        self.pool = Pool(dim, heads, emb_dim)
+        self.proj = nn.Identity() if context_dim is None else nn.Linear(dim, context_dim)
+        self.noised = None if level is None else TimeEmbedding(time_dim, emb_dim, None, how or Conventions(act="gelu"))
+
+    @property
+    def weighs(self) -> bool:
+        return getattr(self.text, "weighs", False)
+
+    def forward(self, prompts: Sequence) -> Cond:
+        if self.text is None:
+            raise Problem(
+                "this model reads T5's states, and its T5 is not there: when it is loaded, give the folder with "
+                "text_encoder and tokenizer, text=FOLDER"
+            )
+        said = self.text(prompts)
+        return self.read(said.tokens, said.mask)
+
+    def read(self, states: Tensor, mask: Tensor | None = None, level: Tensor | None = None) -> Cond:
+        """T5's states (B, L, dim) and their mask → Cond. level (B,) in the place of the encoder's own."""
+        states = states.to(self.pool.position)
+        vector = self.pool(states)
+        if self.noised is not None:
+            level = torch.full((len(states),), float(self.level)) if level is None else level
+            vector = vector + self.noised(level.to(vector.device), len(states), None)
+        return Cond(vector=vector, tokens=self.proj(states), mask=mask)
