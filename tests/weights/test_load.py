@@ -57,6 +57,7 @@ def test_bundles_shipped_models_and_runs(tiny_model, tmp_path):
         (["lora_unet_mid_block_attentions_0_proj_in.alpha"], "a LoRA: it goes onto a model (--lora FILE)"),
         (["unet.mid_block.attentions.0.proj_in.lora.up.weight"], "a LoRA"),
         (["emb_params"], "(--embedding FILE)"),
+        (["<cat-toy>"], "a textual-inversion embedding"),
         (["one", "two", "three", "four"], "of no kind that is known here; it holds four, one, three"),
     ],
 )

@@ -36,7 +36,10 @@ STANDARD = ("diffusion_pytorch_model", "model", "pytorch_model", "open_clip")  #
 OTHERS = [
     ("lora_", "a LoRA: it goes onto a model (--lora FILE) and is none"),
     (".lora", "a LoRA: it goes onto a model (--lora FILE) and is none"),
-    ("emb_params", "a textual-inversion embedding: it goes onto a model (--embedding FILE) and is none"),
+    *[
+        (mark, "a textual-inversion embedding: it goes onto a model (--embedding FILE) and is none")
+        for mark in ("emb_params", "string_to_param", "<")
+    ],
     ("conditioner.embedders.1.", "a Stable Diffusion XL checkpoint, which Phosphene does not read"),
     ("conditioner.embedders.0.", "a checkpoint of the Stable Diffusion XL family, which Phosphene does not read"),
     ("joint_blocks.", "a Stable Diffusion 3 checkpoint, which Phosphene does not read"),

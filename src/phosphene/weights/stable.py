@@ -282,7 +282,7 @@ def _tokenizer(
     """(tokenizer, padding) from what is told, the model's own folder, or one beside a file; else the shipped one."""
     rows = transformer.token.num_embeddings
     beside = folder or found.path.parent / "tokenizer"
-    if "tokenizer" in found.told or beside.is_dir():
+    if "tokenizer" in found.told or any((beside / name).is_file() for name in ("vocab.json", "tokenizer.json")):
         folder = Path(found.told.get("tokenizer", beside))
         tokenizer = ClipTokenizer.from_folder(folder)
         if len(tokenizer) > rows:

@@ -23,9 +23,10 @@ from .load import Found, look
 from .tables import Entry, Same, empty, entry, fill, layer
 from .unets import DIFFUSERS, res_block
 
-OPTIONS = {"scale": "the factor of the latents, 0.18215 for Stable Diffusion 1 and 2"}
+OPTIONS = {"scale": "the factor of the latents: 0.18215 for Stable Diffusion 1 and 2, 1 for most codebooks"}
 KINDS = ("AutoencoderKL", "VQModel", "AutoencoderTiny")
 SCALE = 0.18215  # Rombach et al. 2022's, and the default of both classes
+CODEBOOK = "quantize.embedding.weight"
 PREFIXES = ("first_stage_model.", "vae.", "")
 LDM_RES = {"norm1": "norm1", "conv1": "conv1", "norm2": "norm2", "conv2": "conv2", "shortcut": "nin_shortcut"}
 DIFFUSERS_RES = {name: other for name, other in DIFFUSERS.items() if name != "emb"}
@@ -74,8 +75,10 @@ def read(found: Found, dtype: torch.dtype, told: dict[str, Any]) -> nn.Module:
     prefix = _prefix(tensors)
     if prefix is None:
         raise Problem(f"{what} has no encoder.conv_in.weight and decoder.conv_in.weight: not an autoencoder")
-    scale = None if found.kind in KINDS else found.ask("scale", SCALE)
-    return autoencoder(tensors.under(prefix), found.config, what, scale=told.get("scale", scale))
+    tensors = tensors.under(prefix)
+    usual = 1.0 if CODEBOOK in tensors else SCALE
+    scale = None if found.kind in KINDS else found.ask("scale", usual)
+    return autoencoder(tensors, found.config, what, scale=told.get("scale", scale))
 
 
 def at(path: str | Path, scale: float) -> nn.Module:
@@ -148,9 +151,9 @@ def _made(shapes: dict[str, tuple[int, ...]], config: Mapping[str, Any], scale: 
     encoder = ConvEncoder(given, depth=depth, in_channels=pictures, down=CornerDownsample, **told)
     decoder = ConvDecoder(wanted, depth=depth + 1, out_channels=painted, up=Upsample, **told)
     f = 2 ** (n - 1)
-    if "quantize.embedding.weight" in shapes:
-        entries, width = shapes["quantize.embedding.weight"]
-        factor = config.get("scaling_factor", 1.0) if scale is None else scale
+    if CODEBOOK in shapes:
+        entries, width = shapes[CODEBOOK]
+        factor = config.get("scaling_factor", SCALE) if scale is None else scale
         return VqAutoencoder(encoder, decoder, width, f, entries, wanted, factor)
     mixed = "quant_conv.weight" in shapes
     if mixed != ("post_quant_conv.weight" in shapes) or given != 2 * wanted:
@@ -212,7 +215,7 @@ def _entries(made, place, res: dict[str, str], attention: dict[str, str], ones: 
     if not isinstance(made.mix, nn.Identity):
         entries += [*layer("mix", "quant_conv"), *layer("unmix", "post_quant_conv")]
     if isinstance(made, VqAutoencoder):
-        entries.append(entry("codebook", "quantize.embedding.weight"))
+        entries.append(entry("codebook", CODEBOOK))
     return entries
 
 
