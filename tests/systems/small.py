@@ -24,6 +24,7 @@ from phosphene.systems.base import Batch, System
 from phosphene.systems.clip import ClipSystem
 from phosphene.systems.ddpm import Ddpm
 from phosphene.systems.latent import Latent
+from phosphene.systems.upscale import Upscaler
 from phosphene.text.encoders import ClassEncoder, TextEncoder
 from phosphene.text.tokenizer import Tokenizer
 
@@ -95,6 +96,11 @@ def clip_vit() -> ClipSystem:
     return ClipSystem(text_encoder(), VisionTransformer(32, 8, 2 * W, 1, 2), 2 * W, size=32)
 
 
+def upscaler() -> Upscaler:
+    net = UNet(6, 3, (W, 2 * W), 1, (0, 1), head_dim=W, vector_dim=W)
+    return Upscaler(Denoiser(net, Cosine(zero_snr=True), "v"), ClassEncoder(8, W), size=32, small=8, noised=0.1)
+
+
 SYSTEMS = {
     "ddpm": (ddpm, "none"),
     "ddpm_class": (ddpm_class, "label"),
@@ -104,6 +110,7 @@ SYSTEMS = {
     "vae_gan": (vae_gan, "none"),
     "clip": (clip, "caption"),
     "clip_vit": (clip_vit, "caption"),
+    "upscaler": (upscaler, "label"),
 }
 GENERATE = ["ddpm", "ddpm_class", "latent", "latent_dit"]
 
