@@ -11,6 +11,7 @@ import pytest
 
 import phosphene
 from phosphene.cli import options
+from phosphene.cli.convert import convert
 from phosphene.cli.data import data
 from phosphene.cli.edit import edit
 from phosphene.cli.generate import generate
@@ -22,7 +23,7 @@ from phosphene.cli.train import _run, find
 PROJECT = Path(__file__).resolve().parent.parent
 PAGES = ["README.md", "README.zh-CN.md"]
 COMMANDS = {"inspect": (inspect,), "list": (show,), "data": (data,)}
-COMMANDS |= {"generate": (generate, *SHARED), "edit": (edit, *SHARED)}
+COMMANDS |= {"generate": (generate, *SHARED), "edit": (edit, *SHARED), "convert": (convert,)}
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -38,7 +39,7 @@ def commands(page: str) -> list[list[str]]:
     return [shlex.split(call, comments=True)[1:] for call in calls]
 
 
-@pytest.mark.parametrize("page", [*PAGES, "docs/editing.md"])
+@pytest.mark.parametrize("page", [*PAGES, "docs/editing.md", "docs/checkpoints.md"])
 def test_every_command_can_be_typed(page):
     calls = commands(page)
     assert len(calls) > 8
