@@ -13,7 +13,7 @@ from phosphene import receipt
 from phosphene.cli import main
 from phosphene.diffusion.noise import Between
 from phosphene.errors import Problem
-from phosphene.request import paired, rows
+from phosphene.request import rows
 
 
 def pixels(image):
@@ -145,21 +145,28 @@ def test_variations_of_a_seed(tiny_model):
 
 
 def test_ways_between_prompts_and_seeds():
-    pairs = paired(["a", "b", "b"], [1, 2, 5])
-    way = rows(pairs, None, 0.0, 3)
+    way = rows(["a", "b", "b"], [1, 2, 5], between=3)
     assert way == [
         ("a", 1), (Between("a", "b", 0.5), Between(1, 2, 0.5)), ("b", 2), ("b", Between(2, 5, 0.5)), ("b", 5),
     ]  # fmt: skip
-    assert rows(pairs, None, 0.0, 0) == pairs
+    assert rows(["a"], [1], n=2) == [("a", 1), ("a", 2)]
     for wrong, says in [
-        ((pairs, None, 0.5, 0), "variation_seed"),
-        ((pairs, 1, 1.5, 0), "variation_strength=1.5"),
-        ((pairs[:1], None, 0.0, 4), "at least 2"),
-        ((pairs, None, 0.0, 1), "at least 2"),
-        ((pairs, 1, 0.5, 4), "give one of them"),
+        ({"variation_strength": 1.5}, "variation_strength=1.5"),
+        ({"between": 4}, "at least 2 pictures"),
+        ({"prompts": ["a", "b"], "between": 1}, "at least 2 pictures"),
+        ({"variation_strength": 0.5, "between": 4}, "give one of them"),
+        ({"variation_strength": 0.5, "variation_seed": -1}, "seed -1"),
+        ({"variation_strength": 0.5, "n": 0}, "n=0"),
     ]:
         with pytest.raises(Problem, match=says):
-            rows(*wrong)
+            rows(**{"prompts": ["a"], "seeds": [1], **wrong})
+
+
+def test_several_variations_are_of_one_seed():
+    ways = rows(["a", "b"], [4], 2, 9, 0.25)
+    assert ways == [(p, Between(4, 9 + i, 0.25)) for p in ("a", "b") for i in (0, 1)]
+    (_, a), (_, b) = rows(["a"], [4], 2, None, 0.25)
+    assert a.a == b.a == 4 and b.b == a.b + 1 and rows(["a"], [4], 1, None, 0.25)[0][1].b != a.b
 
 
 def test_the_command_line_walks_and_tells_how(told, tiny_model, tmp_path):

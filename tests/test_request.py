@@ -196,7 +196,7 @@ def test_loras_of_the_command_and_of_the_prompts(tiny_model, ink):
 
 def test_a_loras_share_fades_over_between_prompts(tiny_model, ink):
     studio = request.Studio(tiny_model, lora=ink.parent)
-    pairs = request.rows(paired(["a fox", "a fox <lora:ink:0.8>"], [7]), None, 0.0, 3)
+    pairs = request.rows(["a fox", "a fox <lora:ink:0.8>"], [7], between=3)
     made = list(studio.make(pairs, {}))
     strengths = [m.receipt.get("adapters", [{"strength": 0.0}])[0]["strength"] for m in made]
     assert strengths == pytest.approx([0.0, 0.4, 0.8])

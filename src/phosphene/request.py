@@ -57,14 +57,15 @@ def generate(
     prompts  one or several; None where the model takes none
     seed     one or several: prompts and seeds pair up, or one of them goes with all of the others. None: drawn
     n        pictures of each pair, with seeds seed, seed + 1, …
-    variation_seed, variation_strength   how far, from 0 to 1, to go from each seed towards this one
+    variation_strength   how far, from 0 to 1, to go from each seed towards variation_seed (None: drawn); the n pictures
+             of a pair then share its seed and go towards variation_seed, variation_seed + 1, …, as the web UI's do
     between  so many pictures on the way from each pair to the next, both ends among them
     options  model=, device=, precision=: what `Studio` knows. And steps=, guidance=, sampler=, negative=, hires=,
              size=(height, width) and whatever else the model's system knows
     Raises Problem for what cannot be: no steps, seeds that do not fit, an unknown sampler, a size that does not divide.
     """
     listed = list(prompts) if isinstance(prompts, (list, tuple)) else [prompts]
-    pairs = rows(paired(listed, _listed(seed), n), variation_seed, variation_strength, between)
+    pairs = rows(listed, _listed(seed), n, variation_seed, variation_strength, between)
     studio, options = _studio(options)
     return _pictures(studio.make(pairs, options))
 
@@ -150,27 +151,32 @@ def paired(prompts: Sequence[Prompt], seeds: Sequence[int], n: int = 1) -> list[
 
 
 def rows(
-    pairs: Sequence[tuple[Prompt, int]], variation_seed: int | None, variation_strength: float, between: int
+    prompts: Sequence[Prompt],
+    seeds: Sequence[int],
+    n: int = 1,
+    variation_seed: int | None = None,
+    variation_strength: float = 0.0,
+    between: int = 0,
 ) -> list[tuple[Prompt | Between, int | Between]]:
-    """The pairs, moved towards another seed, and with `between` pictures on the way from each to the next.
+    """`paired`; or variations: each pair's n pictures go from its one seed towards variation_seed, + 1, …
 
+    variation_strength   how far, from 0, which is no variation, to 1; variation_seed None: drawn
+    between              so many pictures on the way from each pair to the next; 0: the pairs themselves
     Raises Problem for a share outside of [0, 1], and for a way of one pair or of one picture.
     """
     if not 0 <= variation_strength <= 1:
         raise Problem(f"variation_strength={variation_strength}: from 0, the seed's picture, to 1, the other seed's")
-    if variation_strength and variation_seed is None:
-        raise Problem(f"variation_strength={variation_strength}: towards which seed? Give variation_seed too")
-    if between and (between < 2 or len(pairs) < 2):
-        raise Problem(
-            f"between={between}: at least 2 pictures on the way from one prompt or seed to another, of which "
-            f"{len(pairs)} {'is' if len(pairs) == 1 else 'are'} given"
-        )
-    if between and variation_seed is not None:
-        raise Problem("variation_seed and between are two ways to walk between seeds: give one of them")
-    if variation_seed is not None:
-        return [(prompt, Between(seed, variation_seed, variation_strength)) for prompt, seed in pairs]
+    if between and variation_strength:
+        raise Problem("variation_strength and between are two ways to walk between seeds: give one of them")
+    pairs = paired(prompts, seeds, 1 if variation_strength and n > 0 else n)
+    if variation_strength:
+        first = secrets.randbelow(2**32) if variation_seed is None else paired([None], [variation_seed], n)[0][1]
+        return [(p, Between(seed, first + i, variation_strength)) for p, seed in pairs for i in range(n)]
     if not between:
         return list(pairs)
+    if between < 2 or len(pairs) < 2:
+        given = f"{len(pairs)} {'is' if len(pairs) == 1 else 'are'} given"
+        raise Problem(f"between={between}: at least 2 pictures, from one prompt or seed to another, and {given}")
     shares = [i / (between - 1) for i in range(between)]
     ways = [[(_on(p, q, u), _on(a, b, u)) for u in shares] for (p, a), (q, b) in itertools.pairwise(pairs)]
     return ways[0] + [row for way in ways[1:] for row in way[1:]]

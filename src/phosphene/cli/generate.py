@@ -12,10 +12,10 @@ from phosphene.cli.options import parse
 def main(argv: Sequence[str]) -> None:
     own, sampling, using, place = parse(argv, "phosphene generate", generate, *SHARED)
     quiet_threads()
-    from phosphene.request import paired, rows
+    from phosphene.request import rows
 
-    pairs = paired(own["prompts"], sampling.pop("seed"), sampling.pop("n"))
-    pairs = rows(pairs, own["variation_seed"], own["variation_strength"], own["between"])
+    walk = own["variation_seed"], own["variation_strength"], own["between"]
+    pairs = rows(own["prompts"], sampling.pop("seed"), sampling.pop("n"), *walk)
     options = {**sampling, **{name: own[name] for name in ("hires", "hires_strength")}, "size": read_size(own["size"])}
     make(pairs, options, using, **place, name=_way(pairs) if own["between"] else _name)
 
@@ -38,14 +38,16 @@ def generate(
     size       in pixels: 64, or WIDTHxHEIGHT
     hires      2 draws it, then draws it again, from what was drawn, at twice the size
     hires_strength  how much the second drawing may change, above 0 and at most 1; half if not given
-    variation_seed  another seed, towards which the noise of each seed is moved
-    variation_strength  how far: 0 is the seed's own picture, 1 the other seed's
+    variation_strength  how far to go from the seed to another: 0.1 changes little, 1 is the other. -n 4 are 4 such ways
+    variation_seed  the other seed, and of -n pictures the first one's; drawn at random if not given
     between    so many pictures on the way from each prompt or seed to the next: "fox" "cat" --seed 4 --between 8
     """
 
 
 def _name(_: int, made: Any) -> str:
-    return f"{slug(made.receipt['prompt'])}-{made.receipt['seed']}"
+    told = made.receipt
+    towards = f"-to-{told['variation_seed']}" if "variation_seed" in told else ""
+    return f"{slug(told['prompt'])}-{told['seed']}{towards}"
 
 
 def _way(pairs: Sequence[tuple[Any, Any]]):
