@@ -13,6 +13,8 @@ import phosphene
 from phosphene.errors import Assumed, Problem
 from phosphene.nets.quantize import VqAutoencoder
 from phosphene.nets.tiny import TinyAutoencoder
+from phosphene.weights import vae
+from phosphene.weights.save import save_as
 from weights.stable import close
 
 
@@ -74,18 +76,27 @@ def test_live_autoencoders_of_other_sizes(tmp_path):
         encoder_block_out_channels=(8, 8, 8), decoder_block_out_channels=(8, 8, 8),
         num_encoder_blocks=(1, 2, 1), num_decoder_blocks=(2, 1, 3), latent_channels=7, scaling_factor=0.5,
     )  # fmt: skip
+    down, up = ("AttnDownEncoderBlock2D", *down[1:]), (*up[1:], "AttnUpDecoderBlock2D")  # LDM's KL-f16 has such
+    attends = diffusers.AutoencoderKL(**sizes | dict(down_block_types=down, up_block_types=up), layers_per_block=2)
     x = 0.5 * torch.randn(2, 3, 16, 20)
-    for name, peer in {"kl": kl, "bare": bare, "vq": vq, "tiny": tiny}.items():
+    for name, peer in {"kl": kl, "bare": bare, "vq": vq, "tiny": tiny, "attends": attends}.items():
         peer.eval().save_pretrained(tmp_path / name)
         net = phosphene.load(tmp_path / name)
         made = peer.encode(x)
-        raw = made.latent_dist.mode() if name in ("kl", "bare") else made.latents
+        raw = made.latent_dist.mode() if name in ("kl", "bare", "attends") else made.latents
         scale = peer.config.scaling_factor
         z = raw if name == "tiny" else (raw - (getattr(peer.config, "shift_factor", None) or 0)) * scale
         close(net.encode(x), z if name != "tiny" else raw * scale, 1e-4)
         theirs = peer.decode(raw).sample
         close(net.decode(z if name != "tiny" else raw * scale), theirs, 1e-4)
         assert net.f == 4 and net.channels == raw.shape[1]
+        save_as(net, tmp_path / f"{name} again", "diffusers")
+        again = type(peer).from_pretrained(tmp_path / f"{name} again")
+        assert all(torch.equal(a, b) for a, b in zip(again.state_dict().values(), peer.state_dict().values()))
+        if isinstance(peer, diffusers.AutoencoderKL):
+            table = [e.theirs for e in vae.ldm(net)]
+            assert len(set(table)) == len(table) == len(peer.state_dict())
+            assert ("encoder.down.0.attn.1.proj_out.weight" in table) == (name == "attends")
 
 
 def test_a_file_of_an_autoencoder_alone(shared, tmp_path):
@@ -113,7 +124,7 @@ def test_a_file_of_an_autoencoder_alone(shared, tmp_path):
         ({"act_fn": "relu"}, "act_fn='relu'"),
         ({"mid_block_add_attention": False}, "mid_block_add_attention=False"),
         ({"latents_mean": [0.1]}, "latents_mean"),
-        ({"down_block_types": ["AttnDownEncoderBlock2D"]}, "AttnDownEncoderBlock2D"),
+        ({"down_block_types": ["DownBlock2D"]}, "DownBlock2D"),
     ],
 )
 def test_settings_that_are_not_known_are_refused_by_name(shared, tmp_path, change, said):

@@ -38,7 +38,8 @@ def middle(channels: int, block: type, attend: type, how: Conventions) -> list[n
 class ConvEncoder(nn.Module):
     """Pictures (B, in_channels, H, W) → (B, out_channels, H/f, W/f), f = patch · 2^(levels − 1).
 
-    With `attend` there is attention at the smallest size, between two more blocks.
+    With `attend` there is attention at the smallest size, between two more blocks; and behind every block of the levels
+    where `attention` is 1.
     """
 
     def __init__(
@@ -52,9 +53,11 @@ class ConvEncoder(nn.Module):
         down: type = Downsample,
         attend: type | None = None,
         how: Conventions | None = None,
+        attention: Sequence[int] | None = None,
     ):
         super().__init__()
         how = how or OURS
+        attention = attention or [0] * len(channels)
         self.unshuffle = nn.PixelUnshuffle(patch)
         self.conv_in = nn.Conv2d(in_channels * patch**2, channels[0], 3, padding=1)
         self.blocks, c = nn.ModuleList(), channels[0]
@@ -63,6 +66,7 @@ class ConvEncoder(nn.Module):
                 self.blocks.append(down(c, how=how))
             for _ in range(depth):
                 self.blocks.append(block(c, c := width, how=how))
+                self.blocks.extend([attend(c, how=how)] if attention[i] else [])
         self.blocks.extend(middle(c, block, attend, how) if attend else [])
         self.norm, self.act = how.norm(c), how.act
         self.conv_out = nn.Conv2d(c, out_channels, 3, padding=1)
@@ -89,16 +93,19 @@ class ConvDecoder(nn.Module):
         up: type = Upsample,
         attend: type | None = None,
         how: Conventions | None = None,
+        attention: Sequence[int] | None = None,
     ):
         super().__init__()
         c, how = channels[-1], how or OURS
+        attention = attention or [0] * len(channels)
         self.conv_in = nn.Conv2d(in_channels, c, 3, padding=1)
         self.blocks = nn.ModuleList(middle(c, block, attend, how) if attend else [])
-        for i, width in enumerate(reversed(channels)):
-            if i:
+        for i in reversed(range(len(channels))):
+            if i < len(channels) - 1:
                 self.blocks.append(up(c, how=how))
             for _ in range(depth):
-                self.blocks.append(block(c, c := width, how=how))
+                self.blocks.append(block(c, c := channels[i], how=how))
+                self.blocks.extend([attend(c, how=how)] if attention[i] else [])
         self.norm, self.act = how.norm(c), how.act
         self.conv_out = nn.Conv2d(c, out_channels * patch**2, 3, padding=1)
         self.shuffle = nn.PixelShuffle(patch)

@@ -128,18 +128,19 @@ def _autoencoder(net: nn.Module) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise Problem(
             "an AutoencoderKL has no patches, no linear start, and attention in its middle; this one is other"
         )
+    kinds = ["Attn" if attends else "" for attends in made["attention"] or [0] * len(channels)]
     config = {
         "_diffusers_version": VERSION,
         "act_fn": "silu",
         "block_out_channels": channels,
-        "down_block_types": ["DownEncoderBlock2D"] * len(channels),
+        "down_block_types": [f"{kind}DownEncoderBlock2D" for kind in kinds],
         "in_channels": made["in_channels"],
         "latent_channels": net.decoder.arguments["in_channels"],
         "layers_per_block": made["depth"],
         "norm_num_groups": how.groups,
         "out_channels": net.decoder.arguments["out_channels"],
         "sample_size": 512,
-        "up_block_types": ["UpDecoderBlock2D"] * len(channels),
+        "up_block_types": [f"{kind}UpDecoderBlock2D" for kind in reversed(kinds)],
     }
     if isinstance(net, VqAutoencoder):
         entries, width = net.codebook.shape
@@ -335,7 +336,7 @@ def _yaml_vae(net: Autoencoder) -> dict[str, Any]:
         "ch": channels[0],
         "ch_mult": [c // channels[0] for c in channels],
         "num_res_blocks": made["depth"],
-        "attn_resolutions": [],
+        "attn_resolutions": [256 >> i for i, attends in enumerate(made["attention"] or []) if attends],
         "dropout": 0.0,
     }
     return {"embed_dim": net.channels, "ddconfig": inside}

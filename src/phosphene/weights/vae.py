@@ -125,7 +125,7 @@ def check(config: Mapping[str, Any], what: str, known: Mapping[str, tuple[Any, .
             raise Problem(f"{what}: {key}={config[key]!r} in its config.json is not known here, only {values[0]!r}")
     for key, kind in (("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")):
         for named in config.get(key) or []:
-            if named != kind:
+            if named not in (kind, f"Attn{kind}"):
                 raise Problem(f"{what}: {key} has {named!r} in its config.json, only {kind!r} is known here")
 
 
@@ -144,8 +144,10 @@ def _made(shapes: dict[str, tuple[int, ...]], config: Mapping[str, Any], scale: 
     n = counted(shapes, level)
     channels = [shapes[f"{level}.{i}.{block}.0.conv1.weight"][0] for i in range(n)]
     depth = counted(shapes, f"{level}.0.{block}")
+    norm = "attn.0.norm.weight" if is_ldm else "attentions.0.group_norm.weight"
+    attention = [int(f"{level}.{i}.{norm}" in shapes) for i in range(n)]
     how = Conventions(groups=config.get("norm_num_groups", 32), eps=1e-6)
-    told = dict(channels=channels, patch=1, block=ResBlock, attend=SelfAttention2d, how=how)
+    told = dict(channels=channels, patch=1, block=ResBlock, attend=SelfAttention2d, how=how, attention=attention)
     given, wanted = shapes["encoder.conv_out.weight"][0], shapes["decoder.conv_in.weight"][1]
     pictures, painted = shapes["encoder.conv_in.weight"][1], shapes["decoder.conv_out.weight"][0]
     encoder = ConvEncoder(given, depth=depth, in_channels=pictures, down=CornerDownsample, **told)
@@ -172,7 +174,8 @@ def ldm(made: Autoencoder | VqAutoencoder) -> list[Entry]:
         if kind == "middle":
             return f"{half}.mid.{('block_1', 'attn_1', 'block_2')[j]}"
         side = f"{half}.down.{i}" if half == "encoder" else f"{half}.up.{n - 1 - i}"
-        return f"{side}.block.{j}" if kind == "block" else f"{side}.{'down' if half == 'encoder' else 'up'}sample.conv"
+        resize = f"{'down' if half == 'encoder' else 'up'}sample.conv"
+        return f"{side}." + {"block": f"block.{j}", "attend": f"attn.{j}", "resize": resize}[kind]
 
     return _entries(made, place, LDM_RES, LDM_ATTENTION, 2, "norm_out")
 
@@ -184,14 +187,15 @@ def diffusers(made: Autoencoder | VqAutoencoder, old: bool = False) -> list[Entr
         if kind == "middle":
             return f"{half}.mid_block.{('resnets.0', 'attentions.0', 'resnets.1')[j]}"
         side = "down" if half == "encoder" else "up"
-        return f"{half}.{side}_blocks.{i}." + (f"resnets.{j}" if kind == "block" else f"{side}samplers.0.conv")
+        names = {"block": f"resnets.{j}", "attend": f"attentions.{j}", "resize": f"{side}samplers.0.conv"}
+        return f"{half}.{side}_blocks.{i}.{names[kind]}"
 
     attention = OLD_ATTENTION if old else NEW_ATTENTION
     return _entries(made, place, DIFFUSERS_RES, attention, 0, "conv_norm_out")
 
 
 def _entries(made, place, res: dict[str, str], attention: dict[str, str], ones: int, norm: str) -> list[Entry]:
-    """place(half, "block" | "middle" | "resize", level, index) says where a module stands there."""
+    """place(half, "middle" | "block" | "attend" | "resize", level, index) says where a module stands there."""
     entries = []
     for half in ("encoder", "decoder"):
         net, i, j = getattr(made, half), 0, 0
@@ -199,16 +203,15 @@ def _entries(made, place, res: dict[str, str], attention: dict[str, str], ones: 
         entries += layer(f"{half}.norm", f"{half}.{norm}")
         first = len(net.blocks) - 3 if half == "encoder" else 0  # of the three in the middle
         for k, block in enumerate(net.blocks):
-            ours = f"{half}.blocks.{k}"
+            ours, middle = f"{half}.blocks.{k}", first <= k < first + 3
             if isinstance(block, SelfAttention2d):
-                theirs = place(half, "middle", 0, k - first)
+                theirs = place(half, "middle", 0, k - first) if middle else place(half, "attend", i, j - 1)
                 for name, other in attention.items():
                     entries += layer(f"{ours}.{name}", f"{theirs}.{other}", Same(0 if name == "norm" else ones))
-            elif first <= k < first + 3:
-                entries += res_block(block, ours, place(half, "middle", 0, k - first), res)
             elif isinstance(block, ResBlock):
-                entries += res_block(block, ours, place(half, "block", i, j), res)
-                j += 1
+                theirs = place(half, "middle", 0, k - first) if middle else place(half, "block", i, j)
+                entries += res_block(block, ours, theirs, res)
+                j += not middle
             else:
                 entries += layer(f"{ours}.conv", place(half, "resize", i, 0))
                 i, j = i + 1, 0
