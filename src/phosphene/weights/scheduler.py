@@ -28,8 +28,8 @@ CLASSES = {
     "UniPCMultistepScheduler": ("unipc", "linspace", True),
     "DEISMultistepScheduler": ("deis", "linspace", False),
 }
-LDM = {"beta_start": 0.00085, "beta_end": 0.012}
-BETAS = {  # where a class's defaults are not 0.0001, 0.02 and linear
+LDM: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012}
+BETAS: dict[str, dict[str, Any]] = {  # where a class's defaults are not 0.0001, 0.02 and linear
     "HeunDiscreteScheduler": LDM,
     "DPMSolverSDEScheduler": LDM,
     "LCMScheduler": {**LDM, "beta_schedule": "scaled_linear"},

@@ -177,7 +177,8 @@ def _words(shapes: Mapping[str, Shape]) -> int:
 
 
 def _levels_ldm(shapes: Mapping[str, Shape]) -> list[tuple[int, int, int]]:
-    made, level = [], []
+    made: list[list[tuple[int, int]]] = []
+    level: list[tuple[int, int]] = []
     for k in range(1, counted(shapes, "input_blocks")):
         if f"input_blocks.{k}.0.op.weight" in shapes:
             made.append(level)

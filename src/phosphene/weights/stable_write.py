@@ -70,7 +70,11 @@ def diffusers(thing: nn.Module, folder: Path, dtype: torch.dtype | None = None) 
 def unet_config(net: UNet) -> dict[str, Any]:
     """unet/config.json. Raises Problem for a network that a UNet2DConditionModel cannot be."""
     made, how = net.arguments, net.arguments["how"]
-    kinds = {"block": (ResBlock,), "attend": (SpatialTransformer,), "down": (Downsample, CornerDownsample)}
+    kinds: dict[str, tuple[Any, ...]] = {
+        "block": (ResBlock,),
+        "attend": (SpatialTransformer,),
+        "down": (Downsample, CornerDownsample),
+    }
     kinds |= {"up": (Upsample,), "time": (TimeEmbedding,), "vector_dim": (None,)}
     for name, known in kinds.items():
         if made[name] not in known:
@@ -224,7 +228,8 @@ def single_file(thing: nn.Module, path: Path, dtype: torch.dtype | None = None) 
     system = _stable(thing, "a single file")
     if not isinstance(system.autoencoder, Autoencoder):
         raise Problem(f"a single file of Stable Diffusion cannot hold a {type(system.autoencoder).__name__}")
-    _usual(system.denoiser.net), _usual(system.autoencoder)
+    for net in (system.denoiser.net, system.autoencoder):
+        _usual(net)
     two = _is_version_2(system.encoder)
     tensors = _prefixed(
         UNET, extract(system.denoiser.net, stable_unet.entries(system.denoiser.net, True, 0 if two else 2))

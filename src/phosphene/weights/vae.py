@@ -137,7 +137,9 @@ def counted(shapes: Iterable[str], start: str) -> int:
     return n
 
 
-def _made(shapes: dict[str, tuple[int, ...]], config: Mapping[str, Any], scale: float | None) -> nn.Module:
+def _made(
+    shapes: dict[str, tuple[int, ...]], config: Mapping[str, Any], scale: float | None
+) -> Autoencoder | VqAutoencoder:
     """The network that tensors of these shapes fit."""
     is_ldm = "encoder.norm_out.weight" in shapes
     level, block = ("encoder.down", "block") if is_ldm else ("encoder.down_blocks", "resnets")
