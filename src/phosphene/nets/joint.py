@@ -30,7 +30,7 @@ class JointAttention2d(SelfAttention2d):
         self.norm_tokens: nn.Module = nn.Identity()
         self.to_k, self.to_v = nn.Linear(context_dim, channels), nn.Linear(context_dim, channels)
 
-    def forward(self, x: Tensor, cond) -> Tensor:
+    def forward(self, x: Tensor, cond=None) -> Tensor:
         h = self.norm(x).flatten(2).transpose(1, 2)  # (B, HW, C)
         tokens = normed(self.norm_tokens, cond)  # (B, L, D)
         k = torch.cat([self.to_k(tokens), self.attn.to_k(h)], dim=1)  # (B, L + HW, C)
@@ -80,7 +80,7 @@ class CrossAttention2d(nn.Module):
 
 def normed(norm: nn.Module, cond) -> Tensor:
     """The condition's tokens (B, L, D), normed over L and groups of D. Raises ValueError where there are none."""
-    if cond.tokens is None:
+    if cond is None or cond.tokens is None:
         raise ValueError("this network attends to tokens, and the condition has none")
     return norm(cond.tokens.transpose(1, 2)).transpose(1, 2)
 
