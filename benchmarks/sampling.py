@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from numpy.linalg import norm
 from peers import diffusers, machine, why_not
 from torch import Tensor, multiprocessing
 
@@ -175,7 +176,8 @@ def their_tasks(folder: Path, size: str, steps: int, dtype: str, channels_last: 
         pipe.unet.to(memory_format=torch.channels_last), pipe.vae.to(memory_format=torch.channels_last)
     if compiled:
         torch._inductor.config.freezing = True
-        pipe.unet, pipe.vae.decoder = torch.compile(pipe.unet), torch.compile(pipe.vae.decoder)
+        pipe.unet = torch.compile(pipe.unet, dynamic=False)
+        pipe.vae.decoder = torch.compile(pipe.vae.decoder, dynamic=False)
     x = {name: t.to(place, dtype) for name, t in inputs(SIZES[size]["width"], SIZES[size]["side"]).items()}
     ids = ClipTokenizer.shipped()(["a red fox", ""], pad=49407)[0].to(place)
     t = torch.tensor(500, device=place)
@@ -307,7 +309,7 @@ def table(task: str, seconds: dict[str, float], made: dict[str, object]) -> dict
     print(f"\n{task}\n{'':40s} {'s':>9s} {'difference':>11s}")
     for name, s in seconds.items():
         comparable = exact is not None and task != "picture"  # pictures begin from other noise
-        apart = f"{abs(made[name] - exact).max() / abs(exact).mean():.1e}" if comparable else ""
+        apart = f"{norm(made[name] - exact) / norm(exact):.1e}" if comparable else ""
         print(f"{name:40s} {s:9.3f} {apart:>11s}")
     reached = {}
     for aim in (aim for aim in AIMS if aim.task == task and aim.theirs in seconds):
@@ -328,7 +330,7 @@ def main(
     threads = threads or torch.get_num_threads()
     rounds, steps = (min(rounds, 3), 4) if quick else (rounds, 20)
     print(f"{machine(threads)}; medians of {rounds} rounds, a picture of {steps} steps")
-    print("difference: max|Δ| / mean|reference|, the reference being diffusers in fp32", flush=True)
+    print("difference: ‖Δ‖ / ‖reference‖, the reference being diffusers in fp32", flush=True)
     reached = {}
     with tempfile.TemporaryDirectory() as folder:
         checkpoint(Path(folder), size)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -20,6 +23,7 @@ from phosphene.runtime import best_precision, prepare_for_sampling
 from phosphene.systems.latent import Latent
 from phosphene.text.encoders import ClassEncoder
 from phosphene.tiles import blended, make_seamless, make_tiled
+from phosphene.weights import bundle
 
 needs_packing = pytest.mark.skipif(not packed.works(torch.float32), reason="this torch has no packed operators")
 
@@ -236,6 +240,38 @@ def test_training_is_left_as_it_is():
     net = unet().requires_grad_(True).train()
     net(torch.randn(1, 4, 8, 8), torch.tensor(3.0), Cond(tokens=torch.randn(1, 5, 12))).square().sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
+
+
+PEAK = """if True:
+    import sys, torch
+    from phosphene.runtime import PRECISIONS, prepare_for_sampling
+    from phosphene.weights import bundle
+
+    def peak():  # of resident memory, pages of mapped files counted
+        return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) * 1024
+
+    small, large, precision, early = sys.argv[1:]
+    for path in (small, large):  # the small one brings all the code in
+        before = peak()
+        system = bundle.load(path, PRECISIONS[precision] if early == "early" else None)
+        prepare_for_sampling(system, "cpu", precision)
+    weights = sum(p.numel() * p.element_size() for p in system.parameters())
+    print((peak() - before) / weights)
+"""
+
+
+@needs_packing
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("precision, early", [("fp32", "early"), ("bf16", "early"), ("bf16", "late")])
+def test_the_peak_of_memory_is_the_weights(tmp_path, precision, early):
+    """What is loaded as it is stored and packed is in memory once; and what is converted on the way, too."""
+    net = UNet(4, 4, (128, 256, 512), 2, (1, 1, 1), context_dim=256, head_dim=64, attend=SpatialTransformer)
+    system = Latent(Denoiser(net, Cosine()), autoencoder(), ClassEncoder(3, 6))
+    assert runtime.parameters(system) > 60e6  # so that little things do not count
+    paths = [bundle.save(s, tmp_path / f"{i}.safetensors") for i, s in enumerate((latent(), system))]
+    command = [sys.executable, "-c", PEAK, *map(str, paths), precision, early]
+    assert float(subprocess.run(command, capture_output=True, text=True, check=True).stdout) < 1.3
 
 
 # Attention ----------------------------------------------------------------------------------------------------------
