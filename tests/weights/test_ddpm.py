@@ -8,9 +8,25 @@ from safetensors.torch import load_file, save_file
 
 from phosphene import load
 from phosphene.diffusion.cond import Cond
+from phosphene.diffusion.denoiser import Denoiser
 from phosphene.diffusion.noise import Recorded
+from phosphene.diffusion.schedule import Cosine
 from phosphene.errors import Problem
+from phosphene.nets.layers import (
+    Conventions,
+    CornerDownsample,
+    PlainResDownsample,
+    PlainResUpsample,
+    ResDownsample,
+    ResUpsample,
+    ScaleShiftResBlock,
+    TransposedUpsample,
+)
+from phosphene.nets.unet import UNet
+from phosphene.systems.ddpm import Ddpm
+from phosphene.text.encoders import ClassEncoder
 from phosphene.weights import bundle
+from phosphene.weights.save import save_as
 from weights.recorded import apart, arrays
 
 
@@ -183,3 +199,82 @@ def test_an_unknown_variance_is_refused(shared, tmp_path):
     path.write_text(json.dumps({**json.loads(path.read_text()), "variance_type": "learned"}))
     with pytest.raises(Problem, match="variance_type"):
         load(tmp_path / "ddpm")
+
+
+# Written
+
+
+def ours(**settings) -> Ddpm:
+    """A random system of ours that is told classes through a linear layer, and predicts v."""
+    torch.manual_seed(5)
+    base = {"attention": (0, 1), "head_dim": 16, "vector_dim": 12, "emb_dim": 100}
+    net = UNet(3, 3, (32, 64), 2, **{**base, **settings})
+    for p in net.parameters():
+        p.data += 0.05 * torch.randn_like(p)
+    encoder = ClassEncoder(4, 12) if net.arguments["vector_dim"] else None
+    return Ddpm(Denoiser(net, Cosine(zero_snr=True), "v"), encoder, 16, steps=3).eval()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"how": Conventions(groups=16, eps=1e-6)},
+        {"how": Conventions(groups=16, sine_first=True, freq_shift=1), "vector_dim": None, "down": CornerDownsample},
+        {"how": Conventions(groups=16), "block": ScaleShiftResBlock, "down": ResDownsample, "up": ResUpsample},
+        {"how": Conventions(groups=16), "down": PlainResDownsample, "up": PlainResUpsample, "head_dim": None},
+    ],
+)
+@torch.no_grad()
+def test_what_is_written_is_the_same_network_there(tmp_path, settings):
+    diffusers = pytest.importorskip("diffusers")
+    system = ours(**settings)
+    lost = save_as(system, tmp_path / "out", "diffusers")
+    assert bool(lost) == (settings.get("vector_dim", 12) is not None)
+    theirs = diffusers.DDPMPipeline.from_pretrained(tmp_path / "out")
+    x, t = torch.randn(2, 3, 16, 16), torch.tensor([3, 871])
+    cond = system.encoder([3, None]) if lost else Cond()
+    out = theirs.unet(x, t, torch.tensor([3, 4]) if lost else None).sample
+    assert apart(system.denoiser.net(x, t, cond), out) <= 3e-5
+    assert theirs.scheduler.config.prediction_type == "v_prediction" and theirs.scheduler.config.clip_sample
+    back = load(tmp_path / "out")
+
+    def made(system, prompt, **how):
+        noise = Recorded([x[1:]] * 2, first=x[:1])
+        *_, last = system.generate([prompt], seeds=[0], noise=noise, steps=3, **how)
+        return last.picture()
+
+    assert apart(made(back, 3), made(system, 3)) <= 3e-4
+
+
+def test_what_was_read_is_written_bit_for_bit(shared, tmp_path):
+    """The weights; and what the configurations say that is not the class's default."""
+    folder = shared / "fixtures" / "ddpm"
+    assert save_as(load(folder), tmp_path / "out", "diffusers") == []
+    name = "unet/diffusion_pytorch_model.safetensors"
+    before, after = load_file(folder / name), load_file(tmp_path / "out" / name)
+    assert before.keys() == after.keys() and all(torch.equal(before[k], after[k]) for k in before)
+    for name in ("unet/config.json", "scheduler/scheduler_config.json"):
+        said, was = (json.loads((at / name).read_text()) for at in (tmp_path / "out", folder))
+        differ = {k for k in said.keys() & was.keys() if said[k] != was[k]} - {"_diffusers_version"}
+        assert differ <= {"attn_norm_num_groups", "time_embedding_dim"}
+    save_as(load(folder / "unet"), tmp_path / "unet", "diffusers", half=True)
+    assert load(tmp_path / "unet", torch.float16).conv_in.weight.dtype == torch.float16
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"up": TransposedUpsample},
+        {"how": Conventions(groups=16, act="gelu")},
+        {"how": Conventions(groups=16), "depth": (1, 2)},
+        {"how": Conventions(groups=16), "attention": (1, 1), "head_dim": (8, 16)},
+        {"how": Conventions(groups=16), "time_dim": 16},
+    ],
+)
+def test_what_diffusers_cannot_be_is_refused(tmp_path, settings):
+    depth = settings.pop("depth", 2)
+    torch.manual_seed(0)
+    net = UNet(3, 3, (32, 64), depth, **{"attention": (0, 1), "head_dim": 16, **settings})
+    with pytest.raises(Problem, match="UNet2DModel"):
+        save_as(Ddpm(Denoiser(net, Cosine(), "eps"), size=16), tmp_path / "out", "diffusers")
+    assert not (tmp_path / "out").exists()

@@ -19,7 +19,7 @@ from ..nets.tiny import TinyAutoencoder
 from ..nets.unet import UNet
 from ..systems.latent import Latent
 from ..text.clip import ClipTextEncoder
-from . import files, scheduler, stable_unet, vae
+from . import ddpm_write, files, scheduler, stable_unet, vae
 from .clip_configs import hugging_face_text, write_json, write_tokenizer
 from .clip_tables import text_entries_hf, text_entries_open_clip
 from .save import narrowed
@@ -34,10 +34,14 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 def diffusers(thing: nn.Module, folder: Path, dtype: torch.dtype | None = None) -> list[str]:
-    """A Latent as a pipeline's folder; a UNet or an autoencoder as a component's. Returns what got lost, in lines.
+    """A Latent or a Ddpm as a pipeline's folder; a UNet or an autoencoder as a component's.
+
+    Returns what got lost, in lines.
 
     Raises Problem for what diffusers' classes cannot be.
     """
+    if ddpm_write.fits(thing):
+        return ddpm_write.write(thing, folder, dtype)
     if isinstance(thing, UNet):
         _unet(folder, thing, dtype)
         return []
