@@ -16,10 +16,15 @@ from phosphene.diffusion.guidance import classifier
 from phosphene.diffusion.noise import Recorded
 from phosphene.errors import Problem
 from phosphene.nets.classifier import NoisyClassifier
+from phosphene.nets.layers import AddedTimeEmbedding, Conventions, ResDownsample, ResUpsample, ScaleShiftResBlock
+from phosphene.nets.unet import UNet
 from phosphene.systems.upscale import Upscaler
 from phosphene.weights import bundle
-from phosphene.weights.guided import respaced
-from phosphene.weights.load import Assumed
+from phosphene.weights.guided import HEADS, Said, attention, half, network, respaced, shapes
+from phosphene.weights.load import Assumed, Found
+from phosphene.weights.save import save_as
+from phosphene.weights.tables import empty, extract
+from phosphene.weights.unets import ldm
 from weights.recorded import apart, arrays, state_dicts
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "guided_diffusion.npz"
@@ -188,3 +193,53 @@ def test_a_classifier_guides(golden, tmp_path):
         assert torch.equal(again(ref["x"], ref["t"]), net(ref["x"], ref["t"]))
     with pytest.raises(Problem, match="class 7"):
         net.log_prob([7], schedule)
+
+
+# The published sizes, without their numbers
+
+PUBLISHED = {
+    "64": (192, [1, 2, 3, 4], 3, [0, 1, 1, 1]),
+    "128": (256, [1, 1, 2, 3, 4], 2, [0, 0, 1, 1, 1]),
+    "256": (256, [1, 1, 2, 2, 4, 4], 2, [0, 0, 0, 1, 1, 1]),
+    "512": (256, [0.5, 1, 1, 2, 2, 4, 4], 2, [0, 0, 0, 0, 1, 1, 1]),
+    "128 to 512": (192, [1, 1, 2, 2, 4, 4], 2, [0, 0, 0, 0, 1, 1]),
+}
+
+
+def large(name: str) -> dict:
+    first, times, depth, attends = PUBLISHED[name]
+    n = len(times)
+    return {
+        "in_channels": 3, "channels": [int(t * first) for t in times], "depth": [depth] * n, "attention": attends,
+        "head_dim": [64] * n, "emb_dim": 4 * first, "block": ScaleShiftResBlock, "down": ResDownsample,
+        "time": AddedTimeEmbedding, "time_dim": first,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_structure_of_published_unets_is_seen(name):
+    arguments = large(name) | {"out_channels": 6, "up": ResUpsample}
+    net = empty(lambda: UNet(**arguments, how=Conventions(groups=32)))
+    stored = extract(net, ldm(net, attention()))
+    assert network(shapes(stored), Said(Found(Path("model.pt")))) == arguments
+
+
+@pytest.mark.parametrize("name", ["64", "128", "256", "512"])
+def test_the_structure_of_published_classifiers_is_seen(name):
+    """Where residual blocks are the ways down, which of them are is seen by where channels change and which attend."""
+    size, arguments = int(name), large(name)
+    net = empty(lambda: NoisyClassifier(**arguments, classes=1000, size=size, how=Conventions(groups=32)))
+    stored = extract(net, ldm(net, attention()) + HEADS[0][2])
+    assert half(shapes(stored), Said(Found(Path("model.pt")))) == arguments
+
+
+@torch.no_grad()
+def test_what_was_read_is_written_for_diffusers(shared, tmp_path):
+    """Its class embedding, residual ways, scale and shift are a UNet2DModel's, which answers as the original does."""
+    diffusers = pytest.importorskip("diffusers")
+    folder = shared / "fixtures" / "guided"
+    ref = arrays(folder / "imagenet_like_ref.npz")
+    lost = save_as(load(folder / "imagenet_like_fp16.pt", head_dim=16), tmp_path / "out", "diffusers")
+    assert len(lost) == 1 and "classes" in lost[0]
+    theirs = diffusers.UNet2DModel.from_pretrained(tmp_path / "out" / "unet")
+    assert apart(theirs(ref["x"], ref["t"], ref["y"]).sample, ref["out"]) <= 3e-5
