@@ -83,7 +83,7 @@ def test_samplers_and_what_stands_in_for_them(config, sampler, notes):
         ({"prediction_type": "flow_prediction"}, "unknown prediction_type"),
         ({"beta_schedule": "laplace"}, "unknown beta_schedule"),
         ({"timestep_spacing": "log"}, "unknown timestep_spacing"),
-        ({"beta_start": "x"}, "are numbers"),
+        ({"beta_start": "x"}, "beta_start is 'x', a number from 0"),
         ({"steps_offset": -1}, "steps_offset"),
     ],
 )

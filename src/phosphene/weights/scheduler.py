@@ -8,6 +8,7 @@ from typing import Any
 
 from ..diffusion.schedule import Cosine, Linear, ScaledLinear, Schedule, Sigmoid, Table
 from ..errors import Problem, unknown
+from .settings import listed, number, read_from, text, whole
 
 PREDICTS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
 SPACINGS = ("leading", "linspace", "trailing")
@@ -66,7 +67,7 @@ def plan(config: Mapping[str, Any], what: str) -> Plan:
     if said:
         notes.append(f"{what}: {said} is not among our samplers; {sampler} stands in for it")
     schedule = schedule_of(config, what)
-    predicts = config.get("prediction_type", "epsilon")
+    predicts = text(config, "prediction_type", "epsilon", what)
     if predicts not in PREDICTS:
         raise unknown(f"prediction_type in {what}", predicts, PREDICTS)
     spacing = config.get("timestep_spacing", spacing)
@@ -99,17 +100,17 @@ def schedule_of(config: Mapping[str, Any], what: str) -> Table:
     """The betas: trained_betas as they are, or a named curve. What is not named has diffusers' default."""
     config = {**BETAS.get(str(config.get("_class_name")), {}), **config}
     zero = bool(config.get("rescale_betas_zero_snr", False))
-    T = config.get("num_train_timesteps", 1000)
-    if config.get("trained_betas"):
-        return Table([float(b) for b in config["trained_betas"]], zero)
-    ends = config.get("beta_start", 1e-4), config.get("beta_end", 0.02)
-    if not all(isinstance(n, (int, float)) for n in (T, *ends)):
-        raise Problem(f"{what}: num_train_timesteps, beta_start and beta_end are numbers, not {(T, *ends)}")
-    curve = config.get("beta_schedule", "linear")
+    if betas := listed(config, "trained_betas", what):
+        with read_from(what):
+            return Table([number({"trained_betas": beta}, "trained_betas", 0, what) for beta in betas], zero)
+    T = whole(config, "num_train_timesteps", 1000, what, least=2)
+    ends = number(config, "beta_start", 1e-4, what, least=0), number(config, "beta_end", 0.02, what, least=0)
+    curve = text(config, "beta_schedule", "linear", what)
     curves = {"linear": Linear, "scaled_linear": ScaledLinear, "sigmoid": Sigmoid, "squaredcos_cap_v2": Cosine}
     if curve not in curves:
         raise unknown(f"beta_schedule in {what}", curve, curves)
-    return Cosine(T, zero_snr=zero) if curve == "squaredcos_cap_v2" else curves[curve](T, *ends, zero_snr=zero)
+    with read_from(what):
+        return Cosine(T, zero_snr=zero) if curve == "squaredcos_cap_v2" else curves[curve](T, *ends, zero_snr=zero)
 
 
 def class_of(sampler: str) -> str:
@@ -190,22 +191,20 @@ def _sampler(kind: str, named: str, config: Mapping[str, Any]) -> tuple[str, str
 
 
 def _ends_clean(config: Mapping[str, Any], clean: bool) -> bool:
-    return {"zero": True, "sigma_min": False}.get(config["final_sigmas_type"], clean)
+    return {"zero": True, "sigma_min": False}.get(str(config["final_sigmas_type"]), clean)
 
 
 def _offset(config: Mapping[str, Any], what: str) -> int:
-    offset = config.get("steps_offset", 0)
-    if not isinstance(offset, int) or offset < 0:
-        raise Problem(f"{what}: steps_offset={offset!r}, a whole number from 0 was expected")
-    return offset
+    return whole(config, "steps_offset", 0, what, least=0)
 
 
 def _clip(config: Mapping[str, Any], kind: str) -> float | None:
     clips = config.get("clip_sample", kind in ("DDPMScheduler", "DDIMScheduler"))
-    return float(config.get("clip_sample_range", 1.0)) if clips else None
+    return number(config, "clip_sample_range", 1.0, "scheduler_config.json") if clips else None
 
 
 def _threshold(config: Mapping[str, Any]) -> tuple[float, float] | None:
     if not config.get("thresholding"):
         return None
-    return float(config.get("dynamic_thresholding_ratio", 0.995)), float(config.get("sample_max_value", 1.0))
+    ratio = number(config, "dynamic_thresholding_ratio", 0.995, "scheduler_config.json", least=0)
+    return ratio, number(config, "sample_max_value", 1.0, "scheduler_config.json", least=0)

@@ -24,6 +24,7 @@ from . import files, scheduler, stable_unet, vae
 from .clip_configs import ACTS
 from .clip_tables import text_entries_hf, text_entries_open_clip
 from .load import Found
+from .settings import listed, number, place, read_from, text, whole
 from .tables import Shape, empty, fill
 from .vae import counted
 
@@ -66,7 +67,7 @@ def claims(found: Found) -> bool:
 
 def read(found: Found, dtype: torch.dtype, told: Mapping[str, Any]) -> Latent | UNet:
     """The whole as a Latent, the U-Net alone as a UNet; its weights in `dtype`, the rest in float32."""
-    if told.get("predicts") not in (None, "eps", "v", "x0"):
+    if told.get("predicts", "eps") not in ("eps", "v", "x0"):
         raise unknown("prediction", told["predicts"], ("eps", "v", "x0"))
     if found.kind in PIPELINES:
         return _folder(found, dtype)
@@ -89,13 +90,15 @@ def _folder(found: Found, dtype: torch.dtype) -> Latent:
         raise Problem(f"{settings}: thresholding=True is for pictures, and this model makes latents")
     found.notes += plan.notes
     autoencoder = _autoencoder(found) or vae.read(found.part("vae"), torch.float32, {})
+    with read_from(str(settings)):
+        denoiser = Denoiser(net, plan.schedule, found.told.get("predicts", plan.predicts))
     return _system(
         found,
         net,
         autoencoder,
         _text_of_folder(found.path / "text_encoder", found),
-        Denoiser(net, plan.schedule, found.told.get("predicts", plan.predicts)),
-        side=unet.config.get("sample_size") or 64,
+        denoiser,
+        side=_side(unet),
         sampler=plan.sampler,
         spacing=plan.spacing,
         steps=plan.steps,
@@ -105,20 +108,28 @@ def _folder(found: Found, dtype: torch.dtype) -> Latent:
     )
 
 
+def _side(unet: Found) -> int:
+    """The larger side of the latents that it was trained on."""
+    said = unet.config.get("sample_size")
+    sides = said if isinstance(said, list) and said else [said or 64]
+    return max(whole({"sample_size": side}, "sample_size", 64, str(unet.path)) for side in sides)
+
+
 def _text_of_folder(folder: Path, found: Found) -> ClipTextEncoder:
     """transformers' CLIPTextModel; transformers 5 writes its names without `text_model.` in front."""
     config = files.read_json(folder / "config.json")
     tensors = files.open_tensors(files.weight_file(folder))
-    named = (config.get("architectures") or ["CLIPTextModel"])[0]
+    named = (listed(config, "architectures", str(folder)) or ["CLIPTextModel"])[0]
     if named not in ("CLIPTextModel", "CLIPTextModelWithProjection"):
         raise Problem(f"{folder} is a {named}; Stable Diffusion's words come from a CLIPTextModel")
     if config.get("layer_norm_eps", 1e-5) != 1e-5:
         raise Problem(f"{folder}: layer_norm_eps={config['layer_norm_eps']} is not known here, only 1e-05")
-    act = config.get("hidden_act", "quick_gelu")
+    act = text(config, "hidden_act", "quick_gelu", str(folder))
     if act not in ACTS:
         raise unknown(f"hidden_act in {folder / 'config.json'}", act, ACTS)
     prefix = "text_model." if any(key.startswith("text_model.") for key in tensors) else ""
-    transformer = _transformer(tensors.under(prefix), config.get("num_attention_heads", 8), ACTS[act], str(folder))
+    heads = whole(config, "num_attention_heads", 8, str(folder))
+    transformer = _transformer(tensors.under(prefix), heads, ACTS[act], str(folder))
     tokenizer, pad = _tokenizer(found, transformer, folder.parent / "tokenizer")
     return ClipTextEncoder(tokenizer, transformer, pad=pad)
 
@@ -130,10 +141,10 @@ def _single(found: Found, dtype: torch.dtype) -> Latent:
     tensors, params = found.weights(), _params(found.config)
     two = any(key.startswith(OPEN_CLIP) for key in tensors)
     net = _unet_of_ldm(found, _section(params, "unet_config"), two, dtype)
-    schedule = ScaledLinear(
-        params.get("timesteps", 1000), params.get("linear_start", 0.00085), params.get("linear_end", 0.012),
-        zero_snr="ztsnr" in tensors,
-    )  # fmt: skip
+    said = str(found.path.with_suffix(".yaml"))
+    ends = [number(params, f"linear_{end}", usual, said, 0) for end, usual in (("start", 0.00085), ("end", 0.012))]
+    with read_from(said):
+        schedule = ScaledLinear(whole(params, "timesteps", 1000, said, 2), *ends, zero_snr="ztsnr" in tensors)
     predicts = _predicts(found, params, two)
     encoder = _text_of_single(found, two)
     autoencoder = _autoencoder(found)
@@ -156,7 +167,9 @@ def _single(found: Found, dtype: torch.dtype) -> Latent:
 
 def _predicts(found: Found, params: Mapping[str, Any], two: bool) -> str:
     """Version 1 predicts ε. Version 2 came as v (768 pixels) and as ε (512), and its files do not say which."""
-    said = {"eps": "eps", "v": "v", "x0": "x0"}.get(params.get("parameterization", "" if two else "eps"))
+    said = params.get("parameterization", None if two else "eps")
+    if said not in (None, "eps", "v", "x0"):
+        raise unknown(f"parameterization in {found.path.with_suffix('.yaml')}", said, ("eps", "v", "x0"))
     if "v_pred" in found.weights():
         said = "v"
     if "predicts" in found.told or said is None:
@@ -234,7 +247,6 @@ def _system(
         raise Problem(
             f"{found.path}: its words are {encoder.width} wide, its U-Net wants {net.arguments['context_dim']}"
         )
-    side = side if isinstance(side, int) else max(side)
     return Latent(denoiser, autoencoder, encoder, size=side * autoencoder.f, **how).eval()
 
 
@@ -249,7 +261,7 @@ def _unet_alone(found: Found, dtype: torch.dtype) -> UNet:
 
 def _autoencoder(found: Found) -> nn.Module | None:
     """What `vae` tells to take; None where nothing is told."""
-    path = found.told.get("vae")
+    path = place(found.told, "vae")
     return None if path is None else vae.at(path, found.told.get("scale", vae.SCALE))
 
 
@@ -283,7 +295,7 @@ def _tokenizer(
     rows = transformer.token.num_embeddings
     beside = folder or found.path.parent / "tokenizer"
     if "tokenizer" in found.told or any((beside / name).is_file() for name in ("vocab.json", "tokenizer.json")):
-        folder = Path(found.told.get("tokenizer", beside))
+        folder = place(found.told, "tokenizer") or beside
         tokenizer = ClipTokenizer.from_folder(folder)
         if len(tokenizer) > rows:
             raise Problem(f"{folder} knows {len(tokenizer)} tokens, the text encoder {rows}")
@@ -300,6 +312,7 @@ def _padding(folder: Path, tokenizer: ClipTokenizer) -> int | None:
             said = files.read_json(folder / name).get("pad_token")
             said = said.get("content") if isinstance(said, dict) else said
             if said is not None:
+                said = text({"pad_token": said}, "pad_token", "", str(folder / name))
                 found = tokenizer.bpe.token_to_id(said)
                 return None if found == tokenizer.end else found
     return None

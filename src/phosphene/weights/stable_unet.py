@@ -23,6 +23,7 @@ from ..nets.layers import (
 from ..nets.unet import UNet
 from . import unets
 from .load import Found
+from .settings import listed, number, whole
 from .tables import Shape, empty, fill
 from .vae import counted
 
@@ -84,7 +85,7 @@ def read(tensors: Mapping[str, Any], config: Mapping[str, Any], heads: Any, what
     check(config, what)
     shapes = tensors.shapes
     try:
-        net = empty(lambda: _made(shapes, config, heads))
+        net = empty(lambda: _made(shapes, config, heads, what))
     except (KeyError, IndexError, StopIteration, ValueError, ZeroDivisionError, TypeError) as error:
         raise Problem(f"{what} is not a U-Net that can be read here ({error})") from None
     return fill(net, entries(net, LDM_FIRST in shapes), tensors, what=what, dtype=dtype)
@@ -103,7 +104,7 @@ def check(config: Mapping[str, Any], what: str) -> None:
             if value not in known:
                 raise Problem(f"{what}: {key}={said!r} in its config.json is not known here, only {known[0]!r}")
     for key, known in BLOCKS.items():
-        for named in config.get(key) or []:
+        for named in listed(config, key, what):
             if named not in known:
                 raise Problem(f"{what}: {key} has {named!r} in its config.json; known here: {', '.join(known)}")
 
@@ -121,7 +122,8 @@ def heads_of(found: Found, shapes: Mapping[str, Shape], params: Mapping[str, Any
     elif "heads" in found.told:
         heads = found.told["heads"]
     elif params.get("num_head_channels", -1) not in (-1, None):
-        heads = [c // params["num_head_channels"] for c in channels]
+        size = whole(params, "num_head_channels", 64, str(found.path.with_suffix(".yaml")))
+        heads = [c // size for c in channels]
     elif params.get("num_heads", -1) not in (-1, None):
         heads = params["num_heads"]
     else:
@@ -139,19 +141,19 @@ def levels(shapes: Mapping[str, Shape]) -> list[tuple[int, int, int]]:
     return _levels_ldm(shapes) if LDM_FIRST in shapes else _levels_diffusers(shapes)
 
 
-def _made(shapes: Mapping[str, Shape], config: Mapping[str, Any], heads: Sequence[int]) -> UNet:
+def _made(shapes: Mapping[str, Shape], config: Mapping[str, Any], heads: Sequence[int], what: str) -> UNet:
     first, last = (LDM_FIRST, "out.2.weight") if LDM_FIRST in shapes else (DIFFUSERS_FIRST, "conv_out.weight")
     time = "time_embed.0.weight" if LDM_FIRST in shapes else "time_embedding.linear_1.weight"
     found = levels(shapes)
     channels, depth, attention = (list(column) for column in zip(*found))
-    said = config.get("block_out_channels", channels)
-    if list(said) != channels:
+    said = listed(config, "block_out_channels", what) or channels
+    if said != channels:
         raise ValueError(f"config.json says block_out_channels {said}, the tensors {channels}")
     how = Conventions(
-        groups=config.get("norm_num_groups", 32),
-        eps=float(config.get("norm_eps", 1e-5)),
+        groups=whole(config, "norm_num_groups", 32, what),
+        eps=number(config, "norm_eps", 1e-5, what, least=0),
         sine_first=not config.get("flip_sin_to_cos", True),
-        freq_shift=float(config.get("freq_shift", 0)),
+        freq_shift=number(config, "freq_shift", 0, what),
     )
     return UNet(
         shapes[first][1],

@@ -113,6 +113,8 @@ def ldm(net: HalfUNet, attend: Attend) -> list[Entry]:
     """
     made = _ends(net, ("time_embed.0", "time_embed.2"), "input_blocks.0.0", ("out.0", "out.2"))
 
+    block: Level
+
     def level(level: Level, ours: str, theirs: str) -> list[Entry]:
         return _level(level, ours, (f"{theirs}.0", f"{theirs}.1"), LDM, attend)
 
@@ -142,6 +144,8 @@ def ldm(net: HalfUNet, attend: Attend) -> list[Entry]:
 def diffusers(net: UNet, attend: Attend) -> list[Entry]:
     """The names of diffusers: down_blocks, mid_block, up_blocks."""
     made = _ends(net, ("time_embedding.linear_1", "time_embedding.linear_2"), "conv_in", ("conv_norm_out", "conv_out"))
+
+    block: Level
 
     def level(level: Level, ours: str, theirs: str, j: int) -> list[Entry]:
         return _level(level, ours, (f"{theirs}.resnets.{j}", f"{theirs}.attentions.{j}"), DIFFUSERS, attend)

@@ -20,6 +20,7 @@ from ..nets.quantize import VqAutoencoder
 from ..nets.tiny import TinyAutoencoder
 from . import bundle, files
 from .load import Found, look
+from .settings import listed, number, whole
 from .tables import Entry, Same, empty, entry, fill, layer
 from .unets import DIFFUSERS, res_block
 
@@ -77,8 +78,8 @@ def read(found: Found, dtype: torch.dtype, told: dict[str, Any]) -> nn.Module:
         raise Problem(f"{what} has no encoder.conv_in.weight and decoder.conv_in.weight: not an autoencoder")
     tensors = tensors.under(prefix)
     usual = 1.0 if CODEBOOK in tensors else SCALE
-    scale = None if found.kind in KINDS else found.ask("scale", usual)
-    return autoencoder(tensors, found.config, what, scale=told.get("scale", scale))
+    scale = found.ask("scale", usual) if "scale" in told or found.kind not in KINDS else None
+    return autoencoder(tensors, found.config, what, scale)
 
 
 def at(path: str | Path, scale: float) -> nn.Module:
@@ -88,8 +89,8 @@ def at(path: str | Path, scale: float) -> nn.Module:
     """
     found = look(path)
     if found is None:
-        whole = bundle.load(path)
-        part = getattr(whole, "autoencoder", whole)
+        system = bundle.load(path)
+        part = getattr(system, "autoencoder", system)
     else:
         found = found.part("vae") if "vae" in found.config else found  # of a pipeline's folder
         found.told = {} if found.kind in KINDS else {"scale": scale}
@@ -105,16 +106,18 @@ def autoencoder(
     """The autoencoder in tensors of either naming. scale: the factor of the latents, if not the configuration's."""
     shapes = tensors.shapes
     check(config, what)
+    usual = {"scaling_factor": config.get("scaling_factor", SCALE) if scale is None else scale}
+    factor = number(usual, "scaling_factor", SCALE, what, least=1e-8)
     try:
-        made = empty(lambda: _made(shapes, config, scale))
+        made = empty(lambda: _made(shapes, whole(config, "norm_num_groups", 32, what), factor))
     except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
         raise Problem(f"{what} is not an autoencoder that can be read here ({error})") from None
     entries = ldm(made) if "encoder.norm_out.weight" in shapes else diffusers(made, old=_is_old(shapes))
     own = {}
     if isinstance(made, Autoencoder):
         ones = torch.ones(made.channels)
-        factor = config.get("scaling_factor", SCALE) if scale is None else scale
-        own = {"shift": (config.get("shift_factor") or 0.0) * ones, "scale": factor * ones}
+        shift = number({"shift_factor": config.get("shift_factor") or 0.0}, "shift_factor", 0.0, what)
+        own = {"shift": shift * ones, "scale": factor * ones}
     return fill(made, entries, tensors, what=what, own=own, ignore=lambda key: key.startswith(("loss.", "model_ema")))
 
 
@@ -124,7 +127,7 @@ def check(config: Mapping[str, Any], what: str, known: Mapping[str, tuple[Any, .
         if key in config and config[key] not in values:
             raise Problem(f"{what}: {key}={config[key]!r} in its config.json is not known here, only {values[0]!r}")
     for key, kind in (("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")):
-        for named in config.get(key) or []:
+        for named in listed(config, key, what):
             if named not in (kind, f"Attn{kind}"):
                 raise Problem(f"{what}: {key} has {named!r} in its config.json, only {kind!r} is known here")
 
@@ -137,9 +140,7 @@ def counted(shapes: Iterable[str], start: str) -> int:
     return n
 
 
-def _made(
-    shapes: dict[str, tuple[int, ...]], config: Mapping[str, Any], scale: float | None
-) -> Autoencoder | VqAutoencoder:
+def _made(shapes: dict[str, tuple[int, ...]], groups: int, scale: float) -> Autoencoder | VqAutoencoder:
     """The network that tensors of these shapes fit."""
     is_ldm = "encoder.norm_out.weight" in shapes
     level, block = ("encoder.down", "block") if is_ldm else ("encoder.down_blocks", "resnets")
@@ -148,7 +149,7 @@ def _made(
     depth = counted(shapes, f"{level}.0.{block}")
     norm = "attn.0.norm.weight" if is_ldm else "attentions.0.group_norm.weight"
     attention = [int(f"{level}.{i}.{norm}" in shapes) for i in range(n)]
-    how = Conventions(groups=config.get("norm_num_groups", 32), eps=1e-6)
+    how = Conventions(groups=groups, eps=1e-6)
     told = dict(channels=channels, patch=1, block=ResBlock, attend=SelfAttention2d, how=how, attention=attention)
     given, wanted = shapes["encoder.conv_out.weight"][0], shapes["decoder.conv_in.weight"][1]
     pictures, painted = shapes["encoder.conv_in.weight"][1], shapes["decoder.conv_out.weight"][0]
@@ -157,8 +158,7 @@ def _made(
     f = 2 ** (n - 1)
     if CODEBOOK in shapes:
         entries, width = shapes[CODEBOOK]
-        factor = config.get("scaling_factor", SCALE) if scale is None else scale
-        return VqAutoencoder(encoder, decoder, width, f, entries, wanted, factor)
+        return VqAutoencoder(encoder, decoder, width, f, entries, wanted, scale)
     mixed = "quant_conv.weight" in shapes
     if mixed != ("post_quant_conv.weight" in shapes) or given != 2 * wanted:
         raise ValueError(f"{given} channels from the encoder, {wanted} to the decoder")
@@ -250,7 +250,7 @@ def tiny(tensors: files.Tensors, config: Mapping[str, Any], what: str) -> TinyAu
     shapes = {half: inside.shapes for half, inside in halves.items()}
     first, last = shapes["encoder"]["0.weight"], shapes["decoder"]["0.weight"]
     blocks = {half: _blocks(half, keys) for half, keys in shapes.items()}
-    scale = config.get("scaling_factor", 1.0)
+    scale = number(config, "scaling_factor", 1.0, what, least=1e-8)
     made = empty(
         lambda: TinyAutoencoder(last[1], first[0], blocks["encoder"], blocks["decoder"], first[1], scale=scale)
     )
@@ -304,8 +304,8 @@ def _blocks(half: str, keys: Iterable[str]) -> list[int]:
     """How many blocks at each size: a convolution without a bias begins the next size."""
     numbers = sorted({int(key.partition(".")[0]) for key in keys if key.partition(".")[0].isdigit()})
     counts = [0]
-    for number in numbers[1:-1]:
-        if f"{number}.conv.0.weight" in keys:
+    for n in numbers[1:-1]:
+        if f"{n}.conv.0.weight" in keys:
             counts[-1] += 1
         else:
             counts.append(0)
