@@ -227,7 +227,7 @@ def test_the_names_of_the_real_sizes(version):
         )
     stored = {key: files.Stored("F16", tuple(t.shape)) for key, t in peer.state_dict().items()}
     shapes = files.Tensors("unet", stored).shapes
-    net = empty(lambda: stable_unet._made(shapes, dict(peer.config), [8] * 4 if version == 1 else heads))
+    net = empty(lambda: stable_unet.network(shapes, {}, [8] * 4 if version == 1 else heads, "unet"))
     table = unets.diffusers(net, unets.transformer())
     assert {e.theirs for e in table} == set(stored)
     wanted = net.state_dict()

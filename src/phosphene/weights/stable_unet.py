@@ -85,7 +85,7 @@ def read(tensors: Mapping[str, Any], config: Mapping[str, Any], heads: Any, what
     check(config, what)
     shapes = tensors.shapes
     try:
-        net = empty(lambda: _made(shapes, config, heads, what))
+        net = empty(lambda: network(shapes, config, heads, what))
     except (KeyError, IndexError, StopIteration, ValueError, ZeroDivisionError, TypeError) as error:
         raise Problem(f"{what} is not a U-Net that can be read here ({error})") from None
     return fill(net, entries(net, LDM_FIRST in shapes), tensors, what=what, dtype=dtype)
@@ -141,7 +141,8 @@ def levels(shapes: Mapping[str, Shape]) -> list[tuple[int, int, int]]:
     return _levels_ldm(shapes) if LDM_FIRST in shapes else _levels_diffusers(shapes)
 
 
-def _made(shapes: Mapping[str, Shape], config: Mapping[str, Any], heads: Sequence[int], what: str) -> UNet:
+def network(shapes: Mapping[str, Shape], config: Mapping[str, Any], heads: Sequence[int], what: str) -> UNet:
+    """The network that tensors of these shapes fit, of random numbers."""
     first, last = (LDM_FIRST, "out.2.weight") if LDM_FIRST in shapes else (DIFFUSERS_FIRST, "conv_out.weight")
     time = "time_embed.0.weight" if LDM_FIRST in shapes else "time_embedding.linear_1.weight"
     found = levels(shapes)
