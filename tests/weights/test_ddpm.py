@@ -183,7 +183,7 @@ def test_what_is_not_known_is_refused_by_its_name(saved, setting):
     _, folder = saved({})
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, **setting}))
-    name = {"resnet_time_scale_shift": "attn_norm_num_groups", "norm_num_groups": "config.json"}
+    name = {"resnet_time_scale_shift": "attn_norm_num_groups", "norm_num_groups": "no network"}
     key = next(iter(setting))
     with pytest.raises(Problem, match=name.get(key, key)):
         load(folder)

@@ -38,20 +38,16 @@ KNOWN: dict[str, tuple[Any, ...]] = {
 
 def is_added(found: Found) -> bool:
     """A folder with such a U-Net's configuration."""
-    blocks = found.config.get("down_block_types") or []
-    return found.kind == "UNet2DConditionModel" and any(str(kind).startswith("Simple") for kind in blocks)
+    blocks = found.config.get("down_block_types")
+    listed = found.kind == "UNet2DConditionModel" and isinstance(blocks, list)
+    return listed and any(str(kind).startswith("Simple") for kind in blocks)
 
 
 def network(found: Found, dtype: torch.dtype, beside: Sequence[str] = ()) -> UNet:
     """The U-Net of a folder, without what begins as one of `beside`. Raises Problem for what is not known here."""
     what = str(found.path)
-    try:
-        arguments = structure(found.config, what)
-        net = empty(lambda: UNet(**arguments))
-    except (ValueError, TypeError, ZeroDivisionError, KeyError, AttributeError) as error:
-        if isinstance(error, Problem):
-            raise
-        raise Problem(f"{what}: its config.json makes no network: {error}") from None
+    arguments = structure(found.config, what)
+    net = empty(lambda: UNet(**arguments))
     table = diffusers(net, separate())
     return fill(net, table, found.weights(), what=what, dtype=dtype, ignore=lambda key: key.startswith(tuple(beside)))
 

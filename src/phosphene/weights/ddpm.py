@@ -28,7 +28,7 @@ from ..systems.ddpm import Ddpm
 from ..text.encoders import ClassEncoder
 from . import files, scheduler
 from .load import Found
-from .tables import empty, entry, fill
+from .tables import empty, entry, fill, understood
 from .unets import diffusers, known, separate
 
 OPTIONS: dict[str, str] = {}
@@ -67,6 +67,11 @@ def claims(found: Found) -> bool:
 
 def read(found: Found, dtype: torch.dtype, told: Mapping[str, Any]) -> Ddpm | UNet:
     """A Ddpm of a pipeline's folder, which says how to sample; a UNet of the network's."""
+    with understood(str(found.path)):
+        return _read(found, dtype)
+
+
+def _read(found: Found, dtype: torch.dtype) -> Ddpm | UNet:
     if found.kind == "UNet2DModel":
         return network(found, dtype)
     inside, settings = found.part("unet"), found.path / "scheduler" / "scheduler_config.json"
@@ -105,10 +110,7 @@ def network(found: Found, dtype: torch.dtype) -> UNet:
     arguments = structure(found.config, what)
     if LABEL in tensors:
         arguments |= {"vector_dim": tensors.shapes[LABEL][1], "time": AddedTimeEmbedding}
-    try:
-        net = empty(lambda: UNet(**arguments))
-    except (ValueError, TypeError, ZeroDivisionError) as error:
-        raise Problem(f"{what}: its config.json makes no network: {error}") from None
+    net = empty(lambda: UNet(**arguments))
     old = any(key.endswith(".proj_attn.weight") for key in tensors)
     return fill(net, diffusers(net, separate(old)), tensors, what=what, dtype=dtype, ignore=lambda key: key == LABEL)
 

@@ -24,7 +24,7 @@ from . import added, files, scheduler
 from .ddpm import variance
 from .karlo import Row
 from .load import Found
-from .tables import Entry, empty, entry, fill, layer
+from .tables import Entry, empty, entry, fill, layer, understood
 from .unets import known
 
 OPTIONS = {"text": "the folder that holds T5 as text_encoder and tokenizer"}
@@ -62,6 +62,11 @@ def claims(found: Found) -> bool:
 
 def read(found: Found, dtype: torch.dtype, told: Mapping[str, Any]) -> Ddpm:
     """A Ddpm of stage I, an Upscaler of stages II and III."""
+    with understood(str(found.path)):
+        return _read(found, dtype, told)
+
+
+def _read(found: Found, dtype: torch.dtype, told: Mapping[str, Any]) -> Ddpm:
     whole = found.kind in PIPELINES
     inside = found.part("unet") if whole else found
     known({"addition_embed_type": "text", **inside.config}, KNOWN, str(inside.path))

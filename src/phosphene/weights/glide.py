@@ -22,7 +22,7 @@ from ..systems.upscale import Upscaler
 from ..text.glide import GlideEncoder, GlideTokenizer
 from .guided import Said, attention, network, shapes
 from .load import Found
-from .tables import Entry, Packed, empty, entry, fill, layer
+from .tables import Entry, Packed, empty, entry, fill, layer, understood
 from .unets import ldm
 
 OPTIONS = {
@@ -51,6 +51,11 @@ def claims(found: Found) -> bool:
 
 def read(found: Found, dtype: torch.dtype, told: dict[str, Any]) -> Ddpm:
     """A Ddpm of the base, which makes 64×64 pictures of words; an Upscaler of the upsampler."""
+    with understood(found.path.name):
+        return _read(found, dtype)
+
+
+def _read(found: Found, dtype: torch.dtype) -> Ddpm:
     tensors, said, what = found.weights(), Said(found), found.path.name
     shape = shapes(tensors)
     given = shape["input_blocks.0.0.weight"][1]

@@ -38,7 +38,7 @@ from ..systems.ddpm import Ddpm
 from ..systems.upscale import Upscaler
 from ..text.encoders import ClassEncoder
 from .load import Found
-from .tables import TRANSPOSED, Entry, Packed, Same, empty, entry, fill, layer
+from .tables import TRANSPOSED, Entry, Packed, Same, empty, entry, fill, layer, understood
 from .unets import Attend, ldm
 
 OPTIONS = {
@@ -72,6 +72,11 @@ def claims(found: Found) -> bool:
 
 def read(found: Found, dtype: torch.dtype, told: dict[str, Any]) -> Ddpm | NoisyClassifier:
     """A Ddpm, an Upscaler where the network is shown a small picture, or a NoisyClassifier."""
+    with understood(found.path.name):
+        return _read(found, dtype)
+
+
+def _read(found: Found, dtype: torch.dtype) -> Ddpm | NoisyClassifier:
     tensors = found.weights()
     said = Said(found)
     if not any(key.startswith("output_blocks.") for key in tensors):

@@ -25,7 +25,7 @@ from . import added, files
 from .guided import Said, attention, shapes
 from .guided import network as guided_network
 from .load import Found
-from .tables import Entry, Packed, Shape, empty, entry, fill, layer
+from .tables import Entry, Packed, Shape, empty, entry, fill, layer, understood
 from .unets import known, ldm
 
 OPTIONS = {
@@ -65,6 +65,11 @@ def claims(found: Found) -> bool:
 
 def read(found: Found, dtype: torch.dtype, told: dict[str, Any]) -> Denoiser | UnclipHead:
     """A Denoiser of the prior or of the decoder, or the decoder's UnclipHead. Raises Problem for a whole pipeline."""
+    with understood(str(found.path)):
+        return _read(found, dtype, told)
+
+
+def _read(found: Found, dtype: torch.dtype, told: dict[str, Any]) -> Denoiser | UnclipHead:
     what = str(found.path)
     if found.kind.startswith("UnCLIP") and found.kind.endswith("Pipeline"):
         raise Problem(f"{what} is a cascade, which is not read as one: load its folders prior, text_proj and decoder")
@@ -211,11 +216,8 @@ PUBLISHED_HEAD = {
 def head(tensors: Mapping[str, Tensor], extra: int | None, names: dict[str, str], what: str) -> UnclipHead:
     """The projections to the decoder's inputs, under these names; `extra` tokens, None: what the shapes say."""
     shape = shapes(tensors)
-    try:
-        (emb_dim, dim), context_dim = shape[f"{names['text']}.weight"], shape[f"{names['norm']}.weight"][0]
-        extra = extra or shape[f"{names['tokens']}.weight"][0] // context_dim
-    except KeyError as missing:
-        raise Problem(f"{what} lacks {missing.args[0]}") from None
+    (emb_dim, dim), context_dim = shape[f"{names['text']}.weight"], shape[f"{names['norm']}.weight"][0]
+    extra = extra or shape[f"{names['tokens']}.weight"][0] // context_dim
     net = empty(lambda: UnclipHead(dim, emb_dim, context_dim, extra))
     rest = {name: theirs for name, theirs in names.items() if name != "null"}
     mine = tuple(names.values())

@@ -53,8 +53,8 @@ def claims(found: Found) -> bool:
     if found.kind in PIPELINES:
         return True
     if found.kind == "UNet2DConditionModel":
-        simple = [k for key in ("down_block_types", "up_block_types") for k in found.config.get(key) or []]
-        return not any(name.startswith("Simple") for name in simple)
+        kinds = [found.config.get(key) for key in ("down_block_types", "up_block_types")]
+        return not any(str(kind).startswith("Simple") for named in kinds if isinstance(named, list) for kind in named)
     if found.tensors is None:
         return False
     shapes = found.tensors.shapes

@@ -7,7 +7,8 @@ same list, so what reads also writes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -162,6 +163,21 @@ def fill(
     assert set(found) == set(wanted), f"the table misses {sorted(set(wanted) ^ set(found))[:5]}"  # ours to get right
     module.load_state_dict(found, assign=True)
     return module.eval()
+
+
+@contextlib.contextmanager
+def understood(what: str) -> Iterator[None]:
+    """Around what makes a network of a file's keys, shapes and settings: where these make none, a Problem in one line.
+
+    For damaged files: a table that meets a tensor where it is not, or a setting that is not what it is called.
+    """
+    try:
+        yield
+    except Problem:
+        raise
+    except (LookupError, StopIteration, ValueError, TypeError, AttributeError, ArithmeticError, RuntimeError) as error:
+        said = (str(error).splitlines() or [""])[0]
+        raise Problem(f"{what} makes no network that is known here ({type(error).__name__}: {said[:200]})") from error
 
 
 def extract(module: nn.Module, entries: Sequence[Entry]) -> dict[str, Tensor]:
