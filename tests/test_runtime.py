@@ -223,6 +223,7 @@ def test_bf16_reaches_the_network_and_large_autoencoders(monkeypatch):
     assert picture(system).dtype == torch.float32 and 1e-5 < apart(picture(system), plain) < 0.1
     assert system.autoencoder.encode(plain).dtype == torch.float32
     prepare_for_sampling(system, "cpu", "fp32")  # rounded once, but in one piece
+    assert not system.autoencoder.decoder._forward_hooks and not system.autoencoder.encoder._forward_pre_hooks
     assert apart(picture(system), plain) < 0.1
 
 
@@ -244,6 +245,7 @@ def test_training_is_left_as_it_is():
 
 PEAK = """if True:
     import sys, torch
+    from phosphene import runtime
     from phosphene.runtime import PRECISIONS, prepare_for_sampling
     from phosphene.weights import bundle
 
@@ -251,10 +253,12 @@ PEAK = """if True:
         return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) * 1024
 
     small, large, precision, early = sys.argv[1:]
+    keep_freed, runtime.keep_freed = runtime.keep_freed, bool
     for path in (small, large):  # the small one brings all the code in
         before = peak()
         system = bundle.load(path, PRECISIONS[precision] if early == "early" else None)
         prepare_for_sampling(system, "cpu", precision)
+        runtime.keep_freed = keep_freed
     weights = sum(p.numel() * p.element_size() for p in system.parameters())
     print((peak() - before) / weights)
 """
@@ -371,6 +375,21 @@ def test_what_is_local_is_the_same_in_tiles(height, width, wrap):
     assert wide is None or wide.shape[-1] == width + 2 * height
 
 
+@pytest.mark.parametrize("wrap", [False, True])
+def test_squares_fade_into_each_other(wrap):
+    """Squares that differ, each in one number: between the numbers there is no step larger than the ramp's."""
+    seen: list[int] = []
+
+    def part(at):
+        seen.append(at[1])
+        return torch.full((1, 1, 2 * at[2], 2 * at[3]), float(len(seen) % 2))
+
+    row = blended(part, 8, 24 if wrap else 20, 8, 2, wrap)[0, 0, 3]
+    assert len(seen) == (4 if wrap else 3) and row.max() == 1 and row.min() == 0
+    steps = (row - row.roll(1)).abs() if wrap else row.diff().abs()
+    assert steps.max() <= 0.5  # of four numbers that two squares share
+
+
 def test_tiled_decoding_is_close_to_the_whole():
     """Apart are what a convolution sees beyond a tile, and the norms, which see a tile at a time."""
     made = autoencoder()
@@ -411,6 +430,14 @@ def test_a_rolled_latent_is_a_rolled_picture(tile):
         for half in (made.encoder, made.decoder):
             make_seamless(half, False)
         assert apart(made.decode(z.roll((4, -5), (-2, -1))).roll((-32, 40), (-2, -1)), made.decode(z)) > 1e-3
+
+
+def test_a_prepared_system_is_seamless_in_its_tiles_too(monkeypatch):
+    asked = []
+    monkeypatch.setattr(runtime, "make_tiled", lambda autoencoder, tile, wrap: asked.append((tile, wrap)))
+    system = prepare_for_sampling(latent(), "cpu", tile=64, seamless=True)
+    prepare_for_sampling(system, "cpu")
+    assert asked == [(64, True), (None, False)]
 
 
 def test_a_seamless_unet_is_rolled_with_its_input():

@@ -1,4 +1,4 @@
-"""Two words with the system about memory. Where it does not understand them, nothing is said."""
+"""Words with the system about memory. Where it does not understand them, nothing is said."""
 
 from __future__ import annotations
 
@@ -31,6 +31,12 @@ def let_go(numbers: Tensor) -> None:
     begin = -(-begin // page) * page
     if end > begin and numbers.is_contiguous() and (libc := _libc()) is not None and _is_mapped(begin, end):
         libc.madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), MADV_PAGEOUT)
+
+
+def give_back() -> None:
+    """Gives what has been freed back to the system: a tensor never fits where one of its size has been."""
+    if (libc := _libc()) is not None and hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(0)
 
 
 @functools.cache

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from phosphene.diffusion.denoiser import Denoiser
 from phosphene.errors import Problem, unknown
-from phosphene.memory import keep_freed, let_go
+from phosphene.memory import give_back, keep_freed, let_go
 from phosphene.packed import pack, unpack
 from phosphene.tiles import make_seamless, make_tiled
 
@@ -99,6 +99,8 @@ def _convert(net: nn.Module, dtype: torch.dtype) -> None:
         if tensor.is_floating_point() and tensor.dtype != dtype:
             old, tensor.data = tensor.data, tensor.data.to(dtype)
             let_go(old)
+            del old
+            give_back()
 
 
 def _narrow(half: nn.Module, dtype: torch.dtype) -> None:
