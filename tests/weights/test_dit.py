@@ -135,6 +135,7 @@ def test_alone_it_is_a_denoiser_and_with_an_autoencoder_a_system(original, peer,
     diffusers.AutoencoderTiny(latent_channels=4).save_pretrained(tmp_path)
     system = load(original, heads=3, vae=tmp_path)
     assert isinstance(system, Latent) and (system.size, system.sampler) == (64, "ddpm")
+    assert (system.options, system.spacing) == ({"variance": "learned"}, "linspace")  # as its authors sample it
 
 
 def test_what_is_wrong_is_said(folder, tmp_path):

@@ -33,10 +33,11 @@ class Latent(Ddpm):
         vocabulary: Vocabulary | None = None,
         offset: int = 0,
         end: float = 0.0,
+        options: dict | None = None,
     ):
         channels = autoencoder.channels
         base = denoiser, encoder, size, channels, sampler, spacing, steps, guidance, offset, end
-        super().__init__(*base, bound=None)  # latents have no end
+        super().__init__(*base, options=options, bound=None)  # latents have no end
         self.autoencoder, self.vocabulary = frozen(autoencoder), vocabulary
         self.factor = autoencoder.f
 

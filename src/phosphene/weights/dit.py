@@ -22,6 +22,7 @@ from ..nets.layers import AddedTimeEmbedding, Conventions
 from ..systems.latent import Latent
 from ..text.encoders import ClassEncoder
 from . import files, scheduler, vae
+from .ddpm import variance
 from .load import Found
 from .tables import Entry, Packed, Shape, empty, entry, fill, layer
 from .vae import counted
@@ -79,7 +80,8 @@ def read(found: Found, dtype: torch.dtype, told: dict[str, Any]) -> Latent | Den
     pipeline = found.kind == "DiTPipeline"
     inside = found.part("transformer") if pipeline else found
     settings = found.path / "scheduler" / "scheduler_config.json"
-    plan = scheduler.plan(files.read_json(settings), str(settings)) if pipeline else None
+    said = files.read_json(settings) if pipeline else {}
+    plan = scheduler.plan(said, str(settings)) if pipeline else None
     net, classes = network(inside, dtype)
     learned = net.out_channels == 2 * net.arguments["in_channels"]
     denoiser = Denoiser(net, plan.schedule if plan else Linear(), plan.predicts if plan else "eps", None, learned)
@@ -95,11 +97,15 @@ def read(found: Found, dtype: torch.dtype, told: dict[str, Any]) -> Latent | Den
         raise Problem(
             f"{found.path}: a network of {net.arguments['in_channels']} channels on latents of {autoencoder.channels}"
         )
-    how: dict[str, Any] = dict(sampler="ddpm" if learned else "ddim", steps=250)
+    how: dict[str, Any] = dict(sampler="ddpm", spacing="linspace", steps=250)  # "250" there: both ends are visited
+    options = {"variance": "learned" if learned else "large"}
     if plan:
         how = dict(sampler=plan.sampler, spacing=plan.spacing, steps=plan.steps, offset=plan.offset, end=plan.end)
+        options = variance(said, str(settings)) if plan.sampler == "ddpm" else {}
     size = inside.config.get("sample_size") or _side(inside.weights().shapes, net.patch)
-    return Latent(denoiser, autoencoder, classes, size=size * autoencoder.f, guidance=4.0, **how).eval()
+    return Latent(
+        denoiser, autoencoder, classes, size=size * autoencoder.f, guidance=4.0, options=options, **how
+    ).eval()
 
 
 def network(found: Found, dtype: torch.dtype) -> tuple[DiT, ClassEncoder]:
