@@ -52,6 +52,7 @@ def test_a_folder_for_from_pretrained(written, tmp_path, version):
         same(getattr(again, part), getattr(pipe, part))
         old = load_file(next((tmp_path / "theirs" / part).glob("*.safetensors")))
         new = load_file(next((tmp_path / "ours" / part).glob("*.safetensors")))
+        assert part != "text_encoder" or all(key.startswith("text_model.") for key in new)  # transformers 4 wants it
         assert {key: t.shape for key, t in old.items()} == {
             key.removeprefix("text_model."): t.shape for key, t in new.items()
         }

@@ -171,6 +171,21 @@ def test_what_is_not_said_is_assumed_aloud(fixtures, tmp_path):
         phosphene.load(tmp_path / "sd1_compvis.safetensors", predicts="velocity")
 
 
+@pytest.mark.parametrize(("name", "pad"), [("sd1", 49407), ("sd2", 0)])
+def test_the_shipped_tokenizer_where_the_file_has_no_other(fixtures, tmp_path, name, pad):
+    """A single file has none; its padding is the version's."""
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(fixtures / f"{name}_compvis.safetensors")
+    [key] = [key for key in tensors if "token_embedding" in key]
+    tensors[key] = torch.zeros(49408, tensors[key].shape[1])
+    save_file(tensors, tmp_path / "sd.safetensors")
+    shutil.copy(fixtures / f"{name}_compvis.yaml", tmp_path / "sd.yaml")
+    encoder = phosphene.load(tmp_path / "sd.safetensors", text_heads=1).encoder
+    assert encoder.pad == pad and encoder.tokenizer.ids("cat!") == [2368, 256]
+    assert (encoder.skip, len(encoder.transformer.blocks)) == ((0, 3) if name == "sd1" else (1, 3))
+
+
 def test_parts_that_are_missing_or_do_not_fit(fixtures, tmp_path):
     from safetensors.torch import load_file, save_file
 

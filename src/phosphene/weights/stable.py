@@ -130,8 +130,8 @@ def _text_of_folder(folder: Path, found: Found) -> ClipTextEncoder:
     prefix = "text_model." if any(key.startswith("text_model.") for key in tensors) else ""
     heads = whole(config, "num_attention_heads", 8, str(folder))
     transformer = _transformer(tensors.under(prefix), heads, ACTS[act], str(folder))
-    tokenizer, pad = _tokenizer(found, transformer, folder.parent / "tokenizer")
-    return ClipTextEncoder(tokenizer, transformer, pad=pad)
+    tokenizer = _tokenizer(found, transformer, folder.parent / "tokenizer")
+    return ClipTextEncoder(tokenizer, transformer)  # the tokenizer knows the padding
 
 
 # The single file ----------------------------------------------------------------------------------------------------
@@ -200,15 +200,14 @@ def _text_of_single(found: Found, two: bool) -> ClipTextEncoder:
     if two:
         inside = tensors.under(OPEN_CLIP)
         transformer = _transformer(inside, _text_heads(found, inside.shapes), "gelu", str(found.path))
-        tokenizer, _ = _tokenizer(found, transformer)
+        tokenizer = _tokenizer(found, transformer)
         return ClipTextEncoder(tokenizer, transformer, pad=0, skip=1)  # the last block but one, then the norm
     inside = tensors.under(HUGGING_FACE)
     if not inside:
         raise Problem(f"{found.path} has no text encoder ({HUGGING_FACE}… or {OPEN_CLIP}…)")
     inside = inside.under("text_model.") or inside
     transformer = _transformer(inside, _text_heads(found, inside.shapes), "quick_gelu", str(found.path))
-    tokenizer, pad = _tokenizer(found, transformer)
-    return ClipTextEncoder(tokenizer, transformer, pad=pad)
+    return ClipTextEncoder(_tokenizer(found, transformer), transformer)
 
 
 def _text_heads(found: Found, shapes: Mapping[str, Shape]) -> int:
@@ -288,10 +287,8 @@ def _transformer(tensors: files.Tensors, heads: int, act: str, what: str) -> Tex
     return fill(made, table, tensors, what=what, ignore=lambda key: key in beside)
 
 
-def _tokenizer(
-    found: Found, transformer: TextTransformer, folder: Path | None = None
-) -> tuple[ClipTokenizer, int | None]:
-    """(tokenizer, padding) from what is told, the model's own folder, or one beside a file; else the shipped one."""
+def _tokenizer(found: Found, transformer: TextTransformer, folder: Path | None = None) -> ClipTokenizer:
+    """The tokenizer that is told, of the model's own folder, or of one beside a file; else the shipped one."""
     rows = transformer.token.num_embeddings
     beside = folder or found.path.parent / "tokenizer"
     if "tokenizer" in found.told or any((beside / name).is_file() for name in ("vocab.json", "tokenizer.json")):
@@ -299,20 +296,7 @@ def _tokenizer(
         tokenizer = ClipTokenizer.from_folder(folder)
         if len(tokenizer) > rows:
             raise Problem(f"{folder} knows {len(tokenizer)} tokens, the text encoder {rows}")
-        return tokenizer, _padding(folder, tokenizer)
+        return tokenizer
     if rows < 49408:
         raise Problem(f"{found.path}: a text encoder of {rows} words wants its tokenizer's folder, tokenizer=…")
-    return ClipTokenizer.shipped(), None
-
-
-def _padding(folder: Path, tokenizer: ClipTokenizer) -> int | None:
-    """The id of pad_token; None where it is the end's, or not said."""
-    for name in ("tokenizer_config.json", "special_tokens_map.json"):
-        if (folder / name).is_file():
-            said = files.read_json(folder / name).get("pad_token")
-            said = said.get("content") if isinstance(said, dict) else said
-            if said is not None:
-                said = text({"pad_token": said}, "pad_token", "", str(folder / name))
-                found = tokenizer.bpe.token_to_id(said)
-                return None if found == tokenizer.end else found
-    return None
+    return ClipTokenizer.shipped()
