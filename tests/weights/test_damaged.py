@@ -13,7 +13,7 @@ from weights.recorded import state_dicts
 GOLDEN = Path(__file__).parent.parent / "golden"
 pytestmark = pytest.mark.filterwarnings("ignore::phosphene.weights.load.Assumed")
 FILES = ["guided_diffusion/narrow", "guided_diffusion/upsampler", "guided_diffusion/attention"]
-FILES += ["guided_diffusion/spatial", "karlo/prior", "karlo/decoder"]
+FILES += ["guided_diffusion/spatial", "karlo/prior", "karlo/decoder", "deepfloyd/second"]
 FOLDERS = ["ddpm/unet", "unclip_prior", "unclip_decoder_unet", "unclip_text_proj", "if_stage1", "if_stage2"]
 
 
@@ -45,7 +45,7 @@ def refused(load_it, tensors: dict[str, torch.Tensor], file: Path) -> None:
 def test_files(tmp_path, name):
     golden, _, which = name.partition("/")
     tensors, file = state_dicts(GOLDEN / f"{golden}.npz")[which], tmp_path / "model.safetensors"
-    told = {} if which == "prior" else {"head_dim": 16}
+    told = {} if which == "prior" else {"head_dim": 16} | ({"pool_heads": 2} if golden == "deepfloyd" else {})
     save_file(tensors, file)
     load(file, **told)
 

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +14,9 @@ from phosphene.diffusion.noise import Recorded
 from phosphene.errors import Problem
 from phosphene.systems.upscale import Upscaler
 from phosphene.weights import bundle
-from weights.recorded import apart, arrays
+from weights.recorded import apart, arrays, state_dicts
+
+GOLDEN = Path(__file__).parent.parent / "golden" / "deepfloyd.npz"
 
 
 @pytest.fixture(scope="module")
@@ -190,3 +193,28 @@ def test_what_is_not_known_is_refused_by_its_name(folder, tmp_path, setting):
     what = "UNet2DConditionModel" if "addition_embed_type" in setting else list(setting)[-1]
     with pytest.raises(Problem, match=what):
         load(tmp_path)
+
+
+# Under the published names: tests/golden/deepfloyd.npz, of deep-floyd/IF ffc8163
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    made = tmp_path_factory.mktemp("if")
+    for name, tensors in state_dicts(GOLDEN).items():
+        torch.save(tensors, made / f"{name}.bin")
+    return lambda name: made / f"{name}.bin", arrays(GOLDEN)
+
+
+@pytest.mark.filterwarnings("ignore::phosphene.weights.load.Assumed")
+@pytest.mark.parametrize("stage", ["first", "second"])
+@torch.no_grad()
+def test_published_files_agree(published, stage):
+    """The second attends to tokens alone on its first level, is told the noise's level, and shrinks its sums."""
+    file, ref = published
+    system = load(file(stage), head_dim=16, pool_heads=2)
+    cond = system.encoder.read(ref["states"])
+    if stage == "second":
+        assert isinstance(system, Upscaler) and (system.size, system.small) == (16, 4)
+        cond = replace(cond, image=ref["low"])
+    assert apart(system.denoiser.net(ref["x"], ref["t"], cond), ref[f"out_{stage}"]) <= 3e-5
