@@ -74,28 +74,30 @@ class StripGroupNorm(nn.GroupNorm):
 
     torch's kernel for that layout adds up squares, of a whole picture, in one float32 a lane: at 512×512 it is wrong by
     4e-5, and where a mean is ten times the deviation by 1e-5. Here a mean of some pixels is taken off beforehand, and
-    the kernel takes a strip of the picture at a time. From 1024 pixels on that kernel divides a batch's pixels among
-    the threads, so that a picture's sums would depend on the others of the batch: strips have fewer.
+    the kernel takes a strip of the picture at a time.
+
+    From 1024 pixels on that kernel divides a whole batch's pixels among the threads: it is given one picture at a time,
+    so that none depends on the others.
     """
 
-    pixels = 1023  # of a strip, at most
+    pixels = 1024  # of a strip, about
 
     def forward(self, x: Tensor) -> Tensor:
-        last = x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
+        last = x.ndim == 4 and x.dtype == torch.float32 and x.is_contiguous(memory_format=torch.channels_last)
         if not last or _differentiated(self, x):
             return super().forward(x)
         b, c, n, groups = len(x), x.shape[1], math.prod(x.shape[2:]), self.num_groups
-        if x.dtype != torch.float32:
-            one_by_one = b > 1 and n > self.pixels and torch.get_num_threads() > 1
-            return torch.cat([super(StripGroupNorm, self).forward(one) for one in x.split(1)]) if one_by_one else super().forward(x)
         spread = functools.partial(torch.repeat_interleave, repeats=c // groups, dim=1)  # (B, groups) → (B, C)
         about = spread(x[..., ::8, ::8].mean((2, 3)).view(b, groups, -1).mean(2))
         x = x - about[..., None, None]
+        parts = x.split(1) if n >= 1024 and b > 1 and torch.get_num_threads() > 1 else [x]
         if n <= self.pixels:
-            return super().forward(x)
-        k = next(k for k in range(n // self.pixels + 1, n + 1) if n % k == 0)
-        strips = x.permute(0, 2, 3, 1).reshape(b * k, 1, n // k, c).permute(0, 3, 1, 2)  # a view
-        _, mean, scale = torch.native_group_norm(strips, None, None, b * k, c, n // k, groups, self.eps)
+            each = [F.group_norm(part, groups, self.weight, self.bias, self.eps) for part in parts]
+            return torch.cat(each) if len(each) > 1 else each[0]
+        k = next(k for k in range(n // self.pixels, n + 1) if n % k == 0)
+        strips = [part.permute(0, 2, 3, 1).reshape(-1, 1, n // k, c).permute(0, 3, 1, 2) for part in parts]  # views
+        sizes = c, n // k, groups, self.eps
+        mean, scale = map(torch.cat, zip(*(torch.native_group_norm(s, None, None, len(s), *sizes)[1:] for s in strips)))
         means, variances = mean.view(b, k, groups), scale.view(b, k, groups) ** -2 - self.eps
         mean = means.mean(1)
         scale = spread(((variances + (means - mean[:, None]).square()).mean(1) + self.eps).rsqrt())

@@ -126,7 +126,8 @@ def test_what_is_said_besides(latent):
         told(latent, ["red AND blue", "x"], TIMES[0], also=Cond(image=torch.ones(1, 5, 16, 16)))
     finally:
         latent.denoiser.net = net
-    assert seen[0].image.shape == (6, 5, 16, 16) and len(seen[0].tokens) == 6
+    assert [cond.image.shape for cond in seen] == [(3, 5, 16, 16), (2, 5, 16, 16)], "one call a number of sub-prompts"
+    assert [len(cond.tokens) for cond in seen] == [3, 2]
     assert Cond(vector=torch.zeros(1, 2)).merged(Cond(vector=torch.ones(1, 2))).vector.sum() == 2
 
 

@@ -49,13 +49,22 @@ class Cond:
         """What either says; a field that both have is the other's."""
         return replace(self, **other._given())
 
+    @property
+    def length(self) -> int:
+        """The number of tokens L, padding among them; 0 where there are none."""
+        return 0 if self.tokens is None else self.tokens.shape[1]
+
+    def padded(self, multiple: int) -> Cond:
+        """With as many tokens as a multiple of that; as it is where no mask could say which ones are real."""
+        return self if self.mask is None else self._padded(-(-self.length // multiple) * multiple)
+
     @staticmethod
     def cat(conds: Sequence[Cond]) -> Cond:
         """One batch after the other. Tokens are padded to the longest, and the mask completed.
 
         Raises ValueError where one Cond has a field that another lacks.
         """
-        longest = max((c.tokens.shape[1] for c in conds if c.tokens is not None), default=0)
+        longest = max((c.length for c in conds), default=0)
         padded = [c._padded(longest) for c in conds]
         if any(c.mask is not None for c in padded):
             padded = [c._masked() for c in padded]

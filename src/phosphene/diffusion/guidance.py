@@ -59,6 +59,20 @@ def classifier_free(
     return denoise
 
 
+def divided(parts: Sequence[tuple[Sequence[int], Denoise]]) -> Denoise:
+    """Some pictures of a batch by one Denoise, others by another: (places in the batch, Denoise), all places in all."""
+    if len(parts) == 1:
+        return parts[0][1]
+    order = torch.tensor([place for places, _ in parts for place in places]).argsort()
+
+    def denoise(x: Tensor, t: Tensor) -> Denoised:
+        guesses = [one(x[places], t if t.ndim == 0 else t[places]) for places, one in parts]
+        x0, spread = zip(*guesses)
+        return Denoised(torch.cat(x0)[order], None if spread[0] is None else torch.cat(spread)[order])
+
+    return denoise
+
+
 def _double(weight: float | Tensor) -> Tensor:
     return torch.as_tensor(weight, dtype=torch.float64, device="cpu")
 

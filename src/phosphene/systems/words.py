@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..diffusion.cond import Cond
 from ..diffusion.denoiser import Denoise, Denoiser
-from ..diffusion.guidance import classifier_free, switch
+from ..diffusion.guidance import classifier_free, divided, switch
 from ..diffusion.noise import Between
 from ..errors import Problem, unknown
 from ..text.between import mixing
@@ -20,6 +20,7 @@ from .base import Prompt
 
 GRAMMARS = ("webui", "plain")
 Parts = tuple[tuple[Any, float], ...]  # ((what an encoder takes, its weight), …): one prompt at one step
+TOKENS = 16  # a prompt's tokens, where there is a mask, are padded to a multiple: few lengths are many of one length
 
 
 def guided(
@@ -45,9 +46,9 @@ def guided(
     clip_skip  as the web UI counts: 2 leaves out the encoder's last block, for the negative prompts too
     rescale, interval  of `classifier_free`
 
-    Every picture has its own schedule, sub-prompts and length, and depends on no other one of the batch: what is longer
-    because of others is masked out, and others' sub-prompts have no weight. So a picture made alone and in a batch is
-    the same to rounding, which differs where the numbers of rows or of tokens do.
+    Every picture has its own schedule, sub-prompts and length, and depends on no other one of the batch: prompts are
+    encoded one by one, and pictures of one number of tokens and of sub-prompts are one call of the network. So a
+    picture is the same, to the bit, wherever a row of a batch does not depend on the number of rows (docs/trust.md).
     Raises Problem for an unknown grammar, a clip_skip that is none, and what the encoder refuses.
     """
     if grammar not in GRAMMARS:
@@ -64,17 +65,25 @@ def guided(
     nulls = [_said(p, steps) if read else [p] * steps for p in negative or [None] * len(prompts)]
     given = _encoded(encode, [thing for row in rows for parts in row for thing, _ in parts])
     null = _encoded(encode, [thing for row in nulls for thing in row])
-
     beside = (also or Cond()).expand(len(prompts))
+
+    def part(parts: tuple[Parts, ...], nothing: tuple[Any, ...], its: list[int]) -> Denoise:
+        """For pictures of as many sub-prompts, `its` places in the batch."""
+        conds = []
+        for kth in zip(*(parts[i] for i in its)):  # the k-th sub-prompt of every picture
+            things, weights = zip(*kth)
+            weight = guidance * torch.tensor(weights, dtype=torch.float64)
+            conds.append((Cond.cat([given[thing] for thing in things]).merged(beside[its]), weight))
+        empty = Cond.cat([null[nothing[i]] for i in its]).merged(beside[its])
+        return classifier_free(denoiser, conds, empty, interval=interval, rescale=rescale)
 
     @lru_cache(2)
     def told(parts: tuple[Parts, ...], nothing: tuple[Any, ...]) -> Denoise:
-        conds = []
-        for k in range(max(map(len, parts))):  # the k-th sub-prompt of every picture; of no weight where it has fewer
-            things, weights = zip(*(p[k] if k < len(p) else (p[0][0], 0.0) for p in parts))
-            weight = guidance * torch.tensor(weights, dtype=torch.float64)
-            conds.append((given(things).merged(beside), weight))
-        return classifier_free(denoiser, conds, null(nothing).merged(beside), interval=interval, rescale=rescale)
+        alike: dict[tuple[int, int], list[int]] = {}
+        for i, said in enumerate(parts):
+            longest = max(cond.length for cond in [null[nothing[i]], *(given[thing] for thing, _ in said)])
+            alike.setdefault((longest, len(said)), []).append(i)
+        return divided([(its, part(parts, nothing, its)) for its in alike.values()])
 
     states = list(zip(zip(*rows), zip(*nulls)))  # what is said at each step
     if len(set(states)) == 1:
@@ -105,13 +114,10 @@ def _each(read: Callable[[str], Any], prompt: str, steps: int) -> list[Any]:
     return [known[text] for text in texts]
 
 
-def _encoded(encode: Callable[..., Cond], things: Sequence[Any]) -> Callable[[Sequence[Any]], Cond]:
-    """Each different thing encoded once, all in one batch; what is returned gives the rows of some of them."""
-    distinct = list(dict.fromkeys(things))
-    between = any(isinstance(thing, Between) for thing in distinct)
-    cond = (mixing(encode) if between else encode)(distinct)
-    place = {thing: i for i, thing in enumerate(distinct)}
-    return lambda wanted: cond[[place[thing] for thing in wanted]]
+def _encoded(encode: Callable[..., Cond], things: Sequence[Any]) -> dict[Any, Cond]:
+    """Each different thing's Cond, of one row: encoded once, and by itself."""
+    each = {thing: mixing(encode) if isinstance(thing, Between) else encode for thing in things}
+    return {thing: its([thing]).padded(TOKENS) for thing, its in each.items()}
 
 
 def _skipping(encoder: Callable[..., Cond], clip_skip: int | None) -> Callable[..., Cond]:
