@@ -259,6 +259,24 @@ def test_data_says_what_cannot_be(refused, tmp_path):
     assert ".png" in refused("data", "scenes", "--out", "sheet.jpg")
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_what_never_ends_is_not_read(refused, tiny_model, tmp_path):
+    """A pipe that nobody writes to, in every place of a file."""
+    os.mkfifo(pipe := tmp_path / "pipe")
+    for words in (
+        ["inspect", pipe],
+        ["convert", pipe, tmp_path / "out"],
+        ["generate", "--model", pipe],
+        ["generate", "--model", tiny_model, "--lora", pipe],
+        ["generate", "--model", tiny_model, "--vae", pipe],
+        ["generate", "--model", tiny_model, "--embedding", pipe],
+        ["edit", pipe, "--model", tiny_model],
+    ):
+        assert "a file was expected" in refused(*words)
+    with pytest.raises(Problem, match="a file was expected"):
+        receipt.read(pipe)
+
+
 # the rest of it -----------------------------------------------------------------------------------------------------
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from phosphene.data.pictures import decode, fitted, opaque
-from phosphene.errors import Problem, unknown
+from phosphene.errors import Problem, regular, unknown
 
 SIDES = ("left", "top", "right", "bottom")
 WHITE = (255, 255, 255)  # what transparent parts are put on
@@ -122,6 +122,7 @@ def _opened(picture: Picture) -> tuple[Image.Image, str, str]:
     """The picture, its name and the sha256 of its file (of its pixels, where it has none)."""
     if isinstance(picture, Image.Image):
         return picture, "", hashlib.sha256(f"{picture.mode}{picture.size}".encode() + picture.tobytes()).hexdigest()
+    regular(picture)
     try:
         data = Path(picture).read_bytes()
     except OSError as error:

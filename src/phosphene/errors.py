@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable
 
 
@@ -20,6 +21,12 @@ def unknown(what: str, name: object, known: Iterable[str]) -> Problem:
     near = difflib.get_close_matches(str(name).lower(), same, n=1, cutoff=0.5)
     hint = f"; did you mean {same[near[0]]!r}?" if near else "."
     return Problem(f"unknown {what} {name!r}{hint} Known: {', '.join(names)}")
+
+
+def regular(path: str | os.PathLike[str]) -> None:
+    """Raises Problem for what is there and is no file: a folder, or a pipe or a device, whose reading may never end."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise Problem(f"{path} is a folder or a device, a file was expected")
 
 
 class Assumed(UserWarning):

@@ -7,6 +7,7 @@ other tools read, the web UI's "parameters" (parameters.py), which is also what 
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from phosphene import __version__, parameters
-from phosphene.errors import Problem
+from phosphene.errors import Problem, regular
 
 KEY = "phosphene"  # the text chunk's keyword
 
@@ -79,6 +80,8 @@ def both(path: str | Path) -> tuple[list[dict[str, Any]], str | None]:
 
 def is_picture(path: str | Path) -> bool:
     """Whether a file begins as a picture does that may carry how it was made: PNG, JPEG or WebP."""
+    if not os.path.isfile(path):
+        return False
     try:
         with open(path, "rb") as file:
             first = file.read(12)
@@ -88,6 +91,7 @@ def is_picture(path: str | Path) -> bool:
 
 
 def _texts(path: str | Path) -> tuple[str | None, str | None]:
+    regular(path)
     try:
         with Image.open(path) as image:
             written = parameters.within(image)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from ..diffusion.cond import Cond
-from ..errors import Problem
+from ..errors import Problem, regular
 from ..nets.transformer import TextTransformer
 from ..parts import part
 from .encoders import resized, words
@@ -159,6 +159,7 @@ def _bpe(vocabulary: dict[str, int], merges: Iterable[str]) -> Bpe:
 
 
 def _text(path: Path) -> str:
+    regular(path)
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -230,7 +230,8 @@ def find(path_or_name: str | Path) -> Path:
         if any((path / name).is_file() for name in CONFIGS):
             return path
         if not (path / "model.safetensors").is_file():
-            raise Problem(f"{path} is a folder without model.safetensors: give a bundle or a finished run's folder")
+            wanted = f"none of {', '.join(CONFIGS)} and model.safetensors is in it"
+            raise Problem(f"{path} is a folder without a model: {wanted}")
         return path / "model.safetensors"
     if path.suffix or len(path.parts) > 1 or os.path.exists(path):
         return path

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..errors import Problem
+from ..errors import Problem, regular
 from . import files
 
 CHUNK = "sd-ti-embedding"  # the name of the text in a PNG
@@ -66,6 +66,7 @@ def _found(path: Path) -> tuple[str, Tensor]:
 
 
 def _starts(path: Path, magic: bytes) -> bool:
+    regular(path)
     try:
         with open(path, "rb") as file:
             return file.read(len(magic)) == magic

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from phosphene.errors import Problem
+from phosphene.errors import Problem, regular
 from phosphene.weights.archives import Tree, read_stream, read_zip
 from phosphene.weights.stored import DTYPES, Stored, line, mapped, short
 from phosphene.weights.trees import plainly, state_dict
@@ -111,6 +111,7 @@ def read_pickle(path: str | Path) -> Any:
 
 def read_json(path: str | Path) -> dict[str, Any]:
     """The object in a JSON file. Raises Problem where it cannot be read or is something else."""
+    regular(path)
     try:
         with open(path, "rb") as file:
             content = file.read(MAX_HEADER + 1)

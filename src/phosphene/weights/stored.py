@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from phosphene.errors import Problem
+from phosphene.errors import Problem, regular
 
 if TYPE_CHECKING:
     import torch
@@ -125,8 +125,7 @@ def shapes_only() -> Iterator[None]:
 
 def mapped(path: Path) -> mmap.mmap:
     """The file's bytes, mapped privately. Raises Problem where it cannot be read."""
-    if os.path.exists(path) and not os.path.isfile(path):
-        raise Problem(f"{path} is a folder or a device, a file was expected")
+    regular(path)
     try:
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
