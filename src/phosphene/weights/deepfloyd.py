@@ -170,12 +170,11 @@ def head(
 ) -> IfEncoder:
     """What lies beside the U-Net: the pooling of T5's states, their projection, and the embedding of a level."""
     shape, made = shapes(tensors), net.arguments
-    there = {name: other for name, other in names.items() if f"{other}.weight" in shape}
     encoder = empty(
         lambda: IfEncoder(
             shape[f"{names['pool.norm1']}.weight"][0],
             made["emb_dim"],
-            made["context_dim"] if "proj" in there else None,
+            made["context_dim"] if f"{names['proj']}.weight" in shape else None,
             heads,
             LEVEL if made["in_channels"] == 6 else None,
             made["time_dim"] or made["channels"][0],
@@ -183,10 +182,9 @@ def head(
             text,
         )
     )
+    mine = encoder.state_dict()
     table = [entry("pool.position", names["pool.position"], Row())]
-    wanted = [name for name in names if name in there or name.startswith("pool.norm") or "attn" in name]
-    wanted += [name for name in names if name.startswith("noised") and encoder.noised is not None and name not in there]
-    table += [e for name in wanted for e in layer(name, names[name])]
+    table += [e for name, other in names.items() if f"{name}.weight" in mine for e in layer(name, other)]
     beside = _firsts(names)
     return fill(encoder, table, tensors, what=what, ignore=lambda key: not key.startswith(beside))
 
