@@ -17,9 +17,9 @@ FILES = ["unet/config.json", "vae/config.json", "text_encoder/config.json", "sch
 FILES += ["tokenizer/tokenizer_config.json", "tokenizer/vocab.json", "model_index.json"]
 
 
-def some(i: int) -> list:
-    """Three of them, other ones for other numbers."""
-    return [NONSENSE[(5 * k + i) % len(NONSENSE)] for k in range(3)]
+def some(i: int, n: int = 2) -> list:
+    """n of them, other ones for other numbers."""
+    return [NONSENSE[(7 * k + i) % len(NONSENSE)] for k in range(n)]
 
 
 def linked(source: Path, to: Path) -> None:
@@ -51,15 +51,16 @@ def test_a_folder(shared, tmp_path, file):
     config = json.loads((folder / file).read_text())
     (folder / file).unlink()
     keys = list(config) if len(config) < 60 else list(config)[:3]
-    read = 0
+    alone = {"unet", "vae"} & {file.split("/")[0]}  # these are read without the rest
+    read, at = 0, folder.joinpath(*alone)
     for i, key in enumerate(keys):
         for value in some(i):
             (folder / file).write_text(json.dumps({**config, key: value}))
-            read += survives(folder, Path(file).name)
+            read += survives(at, Path(file).name)
     for text in ("", "[]", "{", "3", '{"a": }', "null", "<html>"):
         (folder / file).write_text(text)
-        assert not survives(folder, file) or file == "tokenizer/tokenizer_config.json"
-    assert read < 3 * len(keys) or file.startswith("tokenizer")
+        assert not survives(at, file) or file == "tokenizer/tokenizer_config.json"
+    assert read < 2 * len(keys) or file.startswith("tokenizer")
 
 
 def test_a_yaml(shared, tmp_path):
@@ -75,7 +76,7 @@ def test_a_yaml(shared, tmp_path):
 
     told = dict(tokenizer=shared / "fixtures" / "sd2/tokenizer", text_heads=3)
     for i, path in enumerate(places(config)):
-        for value in some(i):
+        for value in some(i, 1):
             changed = json.loads(json.dumps(config))
             inside = changed
             for key in path[:-1]:
@@ -89,5 +90,5 @@ def test_a_yaml(shared, tmp_path):
 def test_what_is_told(shared, name):
     file = shared / "fixtures" / "sd2_compvis.safetensors"
     told = dict(tokenizer=shared / "fixtures" / "sd2/tokenizer", text_heads=3)
-    for value in NONSENSE:
+    for value in some(len(name), 7):
         survives(file, "", **told | {name: value})
