@@ -21,7 +21,7 @@ from torch import Tensor
 
 from phosphene import receipt
 from phosphene.adapt import dress, wearing, worn
-from phosphene.canvas import Canvas, Picture, prepare
+from phosphene.canvas import LARGEST, Canvas, Picture, prepare
 from phosphene.diffusion.noise import Between
 from phosphene.errors import Problem
 from phosphene.runtime import PRECISIONS, prepare_for_sampling
@@ -358,6 +358,11 @@ def check(options: dict[str, Any]) -> None:
         raise Problem(f"steps={steps}: a whole number of steps, at least 1, was expected")
     if size is not None and (len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size)):
         raise Problem(f"size={size}: (height, width) in pixels was expected")
+    hires, most = options.get("hires", 1.0), 4 * LARGEST
+    if not isinstance(hires, (int, float)) or not 1 <= hires <= 8:
+        raise Problem(f"hires={hires}: how many times as large, from 1 to 8")
+    if size is not None and max(size) * hires > most:
+        raise Problem(f"size={size}{f' with hires={hires}' if hires != 1 else ''}: at most {most} pixels a side")
     strength = options.get("strength", 1.0)
     if not isinstance(strength, (int, float)) or not 0 < strength <= 1:
         raise Problem(f"strength={strength}: a share of the steps, above 0 and at most 1, was expected")

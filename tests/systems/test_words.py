@@ -143,8 +143,9 @@ def test_clip_skip_is_for_both_prompts():
         guided(latent.denoiser, encoder, ["a"], ["b"], 2.0, TIMES, clip_skip=clip_skip)
         assert calls[-2:] == [skip, skip]
     for which, clip_skip, says in (
-        (encoder, 4, "of 3 blocks"),
-        (encoder, 0, "-1 of"),
+        (encoder, 4, "clip_skip=4: from 1 to 3"),
+        (encoder, 0, "clip_skip=0"),
+        (encoder, 1.5, "clip_skip=1.5"),
         (latent.encoder, 2, "TextEncoder"),
     ):
         with pytest.raises(Problem, match=says):

@@ -121,7 +121,11 @@ def _encoded(encode: Callable[..., Cond], things: Sequence[Any]) -> dict[Any, Co
 
 
 def _skipping(encoder: Callable[..., Cond], clip_skip: int | None) -> Callable[..., Cond]:
-    if clip_skip is None or clip_skip == 1:
+    if clip_skip is None:
+        return encoder
+    if not isinstance(clip_skip, int) or clip_skip < 1:
+        raise Problem(f"clip_skip={clip_skip}: 1, nothing left out, 2, the last block left out, … was expected")
+    if clip_skip == 1:
         return encoder
     if not hasattr(encoder, "skip"):
         raise Problem(f"clip_skip={clip_skip}: {type(encoder).__name__} has no blocks to leave out")
