@@ -301,6 +301,15 @@ def test_a_missing_extra_says_the_line_to_type(refused, monkeypatch):
     assert "pip install 'phosphene[train]'" in refused("list")
 
 
+def test_too_little_memory_says_what_takes_less(refused, monkeypatch):
+    import torch
+
+    import phosphene.cli.list
+
+    monkeypatch.setattr(phosphene.cli.list, "main", lambda argv: torch.empty(2**55))
+    assert "out of memory: a smaller --size" in refused("list")
+
+
 def test_our_own_mistakes_keep_their_traceback(monkeypatch):
     import phosphene.cli.list
 

@@ -51,6 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.filename is None:
             raise
         return _say(f"{error.filename}: {error.strerror}")
+    except (MemoryError, RuntimeError) as error:
+        if not _is_lack_of_memory(error):
+            raise
+        return _say("out of memory: a smaller --size, a smaller -n, --precision bf16, --tile or --offload take less")
     except KeyboardInterrupt:
         _say("stopped")
         return 130
@@ -66,6 +70,11 @@ def _run(argv: list[str]) -> None:
         importlib.import_module(f"phosphene.cli.{command}").main(rest)
     else:
         raise unknown("command", command, COMMANDS)
+
+
+def _is_lack_of_memory(error: Exception) -> bool:
+    """Python's own error, that of GPUs, or torch's of the processor's memory, which has no class."""
+    return type(error).__name__ in ("MemoryError", "OutOfMemoryError") or "can't allocate memory" in str(error)
 
 
 def _warn(message, category, filename, lineno, file=None, line=None) -> None:
