@@ -53,7 +53,7 @@ def test_prompts_and_seeds_are_one_batch_of_pictures(told, tiny_model, tmp_path)
     told_of = receipt.read(tmp_path / "pizza-5.png")
     assert told_of.items() >= {"prompt": "pizza", "seed": 5, "steps": 2, "sampler": "dpmpp_2m", "model": "tiny"}.items()
     assert told_of["size"] == {"width": 16, "height": 16} and len(told_of["weights"]) == 12
-    assert set(told_of["versions"]) == {"phosphene", "torch"}
+    assert set(told_of["versions"]) == {"phosphene", "torch", "python"}
 
 
 def test_the_receipt_makes_the_picture_again(told, tiny_model, tmp_path):

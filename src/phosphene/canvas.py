@@ -83,10 +83,14 @@ def prepare(
     read, name, digest = _opened(picture)
     receipt: dict[str, Any] = {"source": {"name": name, "sha256": digest}}
     original, where = opaque(read, WHITE), None
-    if mask is not None:
-        where = _transparent(read, name) if isinstance(mask, str) and mask == "alpha" else _mask(mask, receipt)
+    if isinstance(mask, str) and mask == "alpha":
+        where, receipt["mask"] = _transparent(read, name), {"name": "alpha", "sha256": digest}
+    elif mask is not None:
+        where = _mask(mask, receipt)
+    if where is not None:
         where = where.resize(original.size, Image.Resampling.BOX)  # what is far from white stays black
     if size is not None:
+        receipt["fitted"] = {"width": size[1], "height": size[0]}
         original, where = (None if it is None else fitted(it, size, "center") for it in (original, where))
     sides = margins(expand)
     if any(sides):

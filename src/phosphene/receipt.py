@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ def record(prompt: Any, seed: int, image: Image.Image, settings: dict[str, Any])
     """The receipt of one picture: prompt, seed, then the settings, the size in pixels and the versions."""
     import torch
 
-    versions = {"phosphene": __version__, "torch": torch.__version__}
+    versions = {"phosphene": __version__, "torch": torch.__version__, "python": platform.python_version()}
     size = {"width": image.width, "height": image.height}
     return {"prompt": prompt, "seed": seed, **settings, "size": size, "versions": versions}
 

@@ -6,7 +6,6 @@ batches, pictures out of tensors, and what is written into each of them.
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import itertools
 import secrets
@@ -24,7 +23,7 @@ from phosphene.adapt import dress, wearing, worn
 from phosphene.canvas import LARGEST, Canvas, Picture, prepare
 from phosphene.diffusion.noise import Between
 from phosphene.errors import Problem
-from phosphene.runtime import PRECISIONS, prepare_for_sampling
+from phosphene.runtime import PRECISIONS, circumstances, prepare_for_sampling
 from phosphene.systems.base import Preview, Prompt
 from phosphene.text.prompt import bare, loras
 from phosphene.weights import bundle
@@ -202,6 +201,7 @@ class Studio:
         offload: bool = False,
         tile: int | None = None,
         seamless: bool = False,
+        strict: bool = False,
     ):
         """Loads the model onto the device. Raises Problem where there is none, or where it makes no pictures.
 
@@ -211,10 +211,12 @@ class Studio:
         embedding  files of words by textual inversion, one or several
         tell       what a checkpoint does not say, {"predicts": "v"} or ["predicts=v"] (docs/checkpoints.md)
         device, precision, offload, tile, seamless   see `runtime.prepare_for_sampling`
+        strict     one picture at a time, so that none depends on the others of a request in any bit (docs/trust.md)
         """
         self.path, weights = _found(default_model() if model is None else model)
         told = dict(tell) if isinstance(tell, Mapping) else words_told(tell)
         changes = {name: value for name, value in (("tile", tile), ("seamless", seamless)) if value}
+        self.strict = strict
         self.loras = _several(lora)
         system = load(self.path, PRECISIONS.get(precision), **told, **({} if vae is None else {"vae": vae}))
         if not hasattr(system, "generate"):
@@ -227,8 +229,8 @@ class Studio:
             **({} if vae is None else {"vae": Path(vae).name, "vae_weights": _found(vae)[1]}),
             **({"told": told} if told else {}),
             **changes,
-            "device": str(getattr(self.system, "device", "cpu")),
-            "precision": precision,
+            **({"strict": True} if strict else {}),
+            **circumstances(self.system),
         }
 
     def canvas(self, picture: Picture, mask: Picture | None = None, **how: Any) -> Canvas:
@@ -252,7 +254,9 @@ class Studio:
         check(options)
         said = {**options, **({} if canvas is None else canvas.receipt)}
         size = options.get("size") or (canvas.image.shape[2:] if canvas else [getattr(self.system, "size", 64)] * 2)
-        most, first = max(1, min(BATCH, PIXELS // (size[0] * size[1]))), 0
+        if options.get("hires", 1) != 1:
+            said["drawn"] = {"width": size[1], "height": size[0]}  # first; what is made is larger
+        most, first = 1 if self.strict else max(1, min(BATCH, PIXELS // (size[0] * size[1]))), 0
         for batch, tags in _batches(pairs, most, options.get("grammar") != "plain"):
             prompts, seeds = zip(*batch, strict=True)
             told, preview = {**_each(options, len(seeds)), **source}, None
@@ -298,11 +302,7 @@ def _found(model: str | Path) -> tuple[Path, str]:
     """Where a model is, and which weights it has: the first digits of its file's SHA-256, of a folder's files' ones."""
     found = look(model)
     path = bundle.find(model) if found is None else found.path
-    if path.is_file():
-        return path, bundle.fingerprint(path)
-    files = sorted(f for f in path.rglob("*") if f.suffix in (".safetensors", ".bin"))
-    told = "".join(f"{f.relative_to(path).as_posix()} {bundle.fingerprint(f)}\n" for f in files)
-    return path, hashlib.sha256(told.encode()).hexdigest()[:12]
+    return path, bundle.fingerprint(path)
 
 
 def _several(files: str | Path | Sequence[str | Path]) -> list[str | Path]:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import platform
+import re
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -142,6 +146,31 @@ def best_precision(place: torch.device, size: int) -> str:
         tests = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # private: absent is no
         return "bf16" if any(getattr(torch.cpu, name, bool)() for name in tests) else "fp32"
     return "fp32"
+
+
+def circumstances(system: nn.Module) -> dict[str, Any]:
+    """Where a prepared system works, as receipts say it: device, its kind, a CPU's threads, denoisers' precision."""
+    place = torch.device(getattr(system, "device", "cpu"))
+    names = {dtype: name for name, dtype in PRECISIONS.items()}
+    dtypes = [p.dtype for m in system.modules() if isinstance(m, Denoiser) for p in m.net.parameters()][:1]
+    return {
+        "device": str(place),
+        "device_kind": device_kind(place),
+        **({"threads": torch.get_num_threads()} if place.type == "cpu" else {}),
+        "precision": next((names[dtype] for dtype in dtypes if dtype in names), "fp32"),
+    }
+
+
+@functools.cache
+def device_kind(place: torch.device) -> str:
+    """Whose kernels calculate: a GPU's name; a processor's name and the instructions that torch uses there."""
+    if place.type == "cuda":
+        return torch.cuda.get_device_name(place)
+    name = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):  # Linux says more there
+        told = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text("utf-8"), re.MULTILINE)
+        name = told[1].strip() if told else name
+    return f"{name}, {torch.backends.cpu.get_cpu_capability()}" if place.type == "cpu" else name
 
 
 # Offload ------------------------------------------------------------------------------------------------------------

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from ..errors import Problem
+from ..hashes import sha256
 
 
 def worn(system: nn.Module) -> list[Worn]:
@@ -28,7 +28,7 @@ class Worn:
 
     def put(self, system: nn.Module, name: str, path: Path | None) -> None:
         """Puts it on. Raises Problem where something of this kind and name, or of the same file, is on already."""
-        self.name, self.path, self.sha256 = name, path, None if path is None else _sha256(path)
+        self.name, self.path, self.sha256 = name, path, None if path is None else sha256(path)
         for other in worn(system):
             if (other.kind, other.name) == (self.kind, name) or (path is not None and other.sha256 == self.sha256):
                 raise Problem(f"{path or name} is on already, as {other.name!r}: set its strength, or remove it first")
@@ -58,11 +58,3 @@ class Worn:
 
     def __exit__(self, *_: object) -> None:
         self.remove()
-
-
-def _sha256(path: Path) -> str:
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise Problem(f"{path} cannot be read: {error.strerror or error}") from None

@@ -49,6 +49,7 @@ def studio(
     offload: bool = False,
     tile: int | None = None,
     seamless: bool = False,
+    strict: bool = False,
 ):
     """
     model      a shipped model's name, a bundle, a run's folder or a checkpoint; `phosphene list models`
@@ -61,6 +62,7 @@ def studio(
     offload    keep on a GPU only the part that is at work: slower, with less of its memory
     tile       encode and decode large pictures in squares of so many pixels, with less memory
     seamless   pictures that go on where they end, for tiling
+    strict     one picture at a time: the same to the last bit whatever else is asked for (docs/trust.md)
     """
     from phosphene.request import Studio
 

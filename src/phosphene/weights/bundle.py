@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phosphene.errors import Problem, unknown
+from phosphene.hashes import sha256
 from phosphene.parts import PLAIN, is_part
 from phosphene.weights.files import Stored, header, mapped, parsed, write_tensors
 from phosphene.weights.stored import line, short
@@ -325,17 +326,15 @@ def hollow() -> Iterator[None]:
 def fingerprint(path_or_name: str | Path) -> str:
     """The first 12 hexadecimal digits of the file's SHA-256: which weights a picture was made with.
 
-    Of a folder: of all the weights in it, in the order of their names.
+    Of a folder: of all the weights in it, in the order of their names; of the index of a sharded file, of its folder.
     """
     path = find(path_or_name)
+    path = path.parent if path.name.endswith(".index.json") else path
     kinds = (".safetensors", ".bin", ".ckpt", ".pt")
     files = sorted(p for p in path.rglob("*") if p.suffix in kinds) if path.is_dir() else [path]
-    digests = []
-    for each in files:
-        with open(each, "rb") as file:
-            digests.append(hashlib.file_digest(file, "sha256"))
-    whole = digests[0] if len(digests) == 1 else hashlib.sha256(b"".join(d.digest() for d in digests))
-    return whole.hexdigest()[:12]
+    digests = [sha256(each) for each in files]
+    whole = digests[0] if len(digests) == 1 else hashlib.sha256(b"".join(map(bytes.fromhex, digests))).hexdigest()
+    return whole[:12]
 
 
 def _is_entry(value: Any) -> bool:
