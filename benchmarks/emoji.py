@@ -31,6 +31,7 @@ from phosphene.data.batches import Batches
 from phosphene.data.emoji import STYLES
 from phosphene.data.scenes import wilson
 from phosphene.data.sheet import contact_sheet
+from phosphene.metrics.words import recall_at
 from phosphene.recipes.grids import made_of
 from phosphene.systems.clip import ClipSystem
 
@@ -115,8 +116,8 @@ def recall(judge: ClipSystem, pictures: torch.Tensor, asked: list[Row], names: d
     embedded = torch.cat([judge.embed_image(part) for part in pictures.split(128)])
     for row, picture in zip(asked, embedded, strict=True):
         known = names[row.style]
-        found = [known.names[k] for k in (known.embeddings @ picture).topk(5).indices.tolist()]
-        at1, at5 = at1 + (found[0] == row.name), at5 + (row.name in found)
+        scores, right = (known.embeddings @ picture)[None], [known.names.index(row.name)]
+        at1, at5 = at1 + recall_at(scores, right, 1), at5 + recall_at(scores, right, 5)
     return Recall(at1, at5, len(asked))
 
 

@@ -47,6 +47,7 @@ from phosphene.data.base import open_source
 from phosphene.data.batches import Batches, cached
 from phosphene.diffusion.denoiser import Denoiser
 from phosphene.diffusion.schedule import Flow
+from phosphene.metrics.frechet import Moments, frechet
 from phosphene.nets.unet import UNet
 from phosphene.systems.ddpm import Ddpm
 from phosphene.training import train
@@ -276,12 +277,9 @@ def judge(data: Path, updates: int) -> tuple[Judge, str]:
     return net.eval(), f"a classifier trained on the labels, right on {right:.1%} of the held-out pictures"
 
 
-def frechet(a: Tensor, b: Tensor) -> float:
-    """|μ_a − μ_b|² + tr(A + B − 2·(A½·B·A½)½) of two sets of features, (N, D) each (Dowson & Landau 1982)."""
-    values, vectors = torch.linalg.eigh(a.T.cov())
-    root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
-    both = torch.linalg.eigvalsh(root @ b.T.cov() @ root).clamp(min=0).sqrt().sum()
-    return float((a.mean(0) - b.mean(0)).square().sum() + a.T.cov().trace() + b.T.cov().trace() - 2 * both)
+def distance(a: Tensor, b: Tensor) -> float:
+    """Fréchet's, of two sets of features (N, D)."""
+    return frechet(Moments.of(a), Moments.of(b))
 
 
 # The run --------------------------------------------------------------------------------------------------------------
@@ -294,7 +292,7 @@ def compare(folder: Path, names: list[str], budget: Budget, judged: int = 600) -
     real = table(folder / "data.npz")[: budget.n] / 127.5 - 1
     print(f"features of {what}; {budget.n} pictures against {len(held)}, {budget.calls} network calls a picture")
     print(f"\n{'':24s} {'parameters':>10s} {'CPU s':>7s} {'updates':>8s} {'pictures':>9s} {'distance':>9s}")
-    print(f"{'real, trained on':24s} {'':>10s} {'':>7s} {'':>8s} {'':>9s} {frechet(net.features(real), held):9.3f}")
+    print(f"{'real, trained on':24s} {'':>10s} {'':>7s} {'':>8s} {'':>9s} {distance(net.features(real), held):9.3f}")
     grid(real[:64].expand(-1, 3, -1, -1)).save(folder / "real.png")
     best: dict[str, float] = {}
     for name in names:
@@ -303,11 +301,11 @@ def compare(folder: Path, names: list[str], budget: Budget, judged: int = 600) -
             for sampler in made.files:
                 pictures = torch.from_numpy(made[sampler])
                 grid(pictures[:64].expand(-1, 3, -1, -1)).save(folder / f"{name}-{sampler}.png")
-                distance = frechet(net.features(pictures), held)
-                best[name] = min(distance, best.get(name, distance))
+                far = distance(net.features(pictures), held)
+                best[name] = min(far, best.get(name, far))
                 print(
                     f"{name + ', ' + sampler:24s} {said['parameters'] / 1e6:8.2f} M {said['seconds']:7.1f}"
-                    f" {said['updates']:8d} {said['pictures']:9d} {distance:9.3f}"
+                    f" {said['updates']:8d} {said['pictures']:9d} {far:9.3f}"
                 )
     for other in best.keys() - {"phosphene"}:
         ratio = best["phosphene"] / best[other]

@@ -14,6 +14,7 @@ from phosphene.cli import options
 from phosphene.cli.convert import convert
 from phosphene.cli.data import data
 from phosphene.cli.edit import edit
+from phosphene.cli.evaluate import evaluate
 from phosphene.cli.generate import generate
 from phosphene.cli.inspect import inspect
 from phosphene.cli.list import show
@@ -22,7 +23,7 @@ from phosphene.cli.train import _run, find
 
 PROJECT = Path(__file__).resolve().parent.parent
 PAGES = ["README.md", "README.zh-CN.md"]
-COMMANDS = {"inspect": (inspect,), "list": (show,), "data": (data,)}
+COMMANDS = {"evaluate": (evaluate,), "inspect": (inspect,), "list": (show,), "data": (data,)}
 COMMANDS |= {"generate": (generate, *SHARED), "edit": (edit, *SHARED), "convert": (convert,)}
 
 

@@ -18,9 +18,11 @@ COMMANDS = {
     "generate": 'make pictures of words: phosphene generate "a smiling cat"',
     "edit": 'make pictures of a picture: phosphene edit cat.png "a smiling fox" --strength 0.6',
     "train": "train a recipe, from nothing: phosphene train scenes.latent",
+    "evaluate": "how good a model's pictures are: phosphene evaluate MODEL --data SPEC",
     "inspect": "what a model file holds: phosphene inspect FILE",
     "convert": "a model in another format: phosphene convert sd.ckpt folder --to diffusers",
     "list": "the systems, recipes, samplers and shipped models",
+    "doctor": "the usual faults of a run, a recipe or data, by measurement: phosphene doctor runs/mine",
     "data": "what a data spec contains, as a contact sheet: phosphene data scenes --out sheet.png",
 }
 EXTRAS = {  # packages that not every command needs, and the extra that brings them
@@ -34,9 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command line; returns the exit code."""
     warnings.showwarning = _warn
     try:
-        _run([*(sys.argv[1:] if argv is None else argv)])  # not list(): that may be the command of this name
+        code = _run([*(sys.argv[1:] if argv is None else argv)])  # not list(): that may be the command of this name
         sys.stdout.flush()
-        return 0
+        return code
     except Problem as problem:
         return _say(str(problem))
     except ModuleNotFoundError as error:
@@ -60,16 +62,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _run(argv: list[str]) -> None:
+def _run(argv: list[str]) -> int:
+    """The exit code: 0, or what the command returned."""
     command, *rest = argv or ["--help"]
     if command in ("-h", "--help", "help"):
         print(_help())
     elif command in ("-V", "--version"):
         print(f"phosphene {__version__}")
     elif command in COMMANDS:
-        importlib.import_module(f"phosphene.cli.{command}").main(rest)
+        return importlib.import_module(f"phosphene.cli.{command}").main(rest) or 0
     else:
         raise unknown("command", command, COMMANDS)
+    return 0
 
 
 def _is_lack_of_memory(error: Exception) -> bool:

@@ -31,7 +31,7 @@ MADE_ALIKE = ("features", "checksum", "feature_size", "resize", "picture_size")
 
 @dataclass
 class Statistics:
-    """moments, `kept` features (K, D) in float32 with the numbers (K,) of their pictures, and how they were made."""
+    """moments, `kept` features (K, D) in float32 with the rows (K,) of their pictures, and how they were made."""
 
     moments: Moments
     kept: Tensor
@@ -109,10 +109,17 @@ def some_rows(source: Source, n: int | None, seed: int = 0) -> list[int]:
     return random.Random(f"rows/{seed}").sample(range(len(source)), n)
 
 
-def pictures(source: Source, rows: Iterable[int], size: tuple[int, int] | None, batch: int = 32) -> Iterator[Tensor]:
+def pictures(
+    source: Source,
+    rows: Iterable[int],
+    size: tuple[int, int] | None,
+    batch: int = 32,
+    good: list[int] | None = None,
+) -> Iterator[Tensor]:
     """Batches of pictures uint8 (B, H, W, 3), cropped in the middle and brought to (height, width) as in training.
 
-    With size None they come one by one, as large as they are. Broken ones are left out.
+    With size None they come one by one, as large as they are. Broken ones are left out; the rows that are not are
+    added to `good`.
     """
     batches = Batches(source, size=size or 1, batch=1, prompts="none")
     waiting: list[Tensor] = []
@@ -121,6 +128,8 @@ def pictures(source: Source, rows: Iterable[int], size: tuple[int, int] | None, 
             example = source[row]
         except Problem:
             continue
+        if good is not None:
+            good.append(row)
         if isinstance(example.image, Tensor):
             raise Problem(f"{source.name}: its rows are tensors ready for a network, and no pictures to compare")
         height, width = size or _shape(example.image)
@@ -172,7 +181,8 @@ def reference(
     path = (folder or cache() / "statistics") / f"{name}-{key}.safetensors"
     if path.is_file():
         return load(path, **about)
-    rows = some_rows(source, n, seed)
-    found = collect(map(extractor, pictures(source, rows, size)), extractor.dim, about)
-    save(found, path)
-    return found
+    good: list[int] = []
+    shown = pictures(source, some_rows(source, n, seed), size, good=good)
+    found = collect(map(extractor, shown), extractor.dim, about)
+    found.rows = torch.tensor(good)[found.rows]
+    return load(save(found, path))
