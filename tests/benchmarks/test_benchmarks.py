@@ -75,9 +75,9 @@ def test_quality_s_distance(benchmark):
     z = torch.randn(20_000, 3, generator=g, dtype=torch.float64)
     z = (z - z.mean(0)) @ torch.linalg.inv(torch.linalg.cholesky(z.T.cov())).T  # exactly white
     sd, mu = torch.tensor([2.0, 0.5, 3.0], dtype=torch.float64), torch.tensor([1.0, 0.0, -2.0], dtype=torch.float64)
-    frechet = benchmark("quality").frechet
-    assert frechet(z, z) == pytest.approx(0, abs=1e-9)
-    assert frechet(z, z * sd + mu) == pytest.approx(5 + 1 + 0.25 + 4)
+    distance = benchmark("quality").distance
+    assert distance(z, z) == pytest.approx(0, abs=1e-9)
+    assert distance(z, z * sd + mu) == pytest.approx(5 + 1 + 0.25 + 4)
 
 
 def test_quality_plans_what_fits(benchmark, monkeypatch):
