@@ -32,8 +32,8 @@ from torch.nn import functional as F
 from phosphene.diffusion.cond import Cond
 from phosphene.diffusion.denoiser import Denoiser
 from phosphene.diffusion.schedule import Flow, Linear
+from phosphene.nets.dit import DiT
 from phosphene.nets.layers import ScaleShiftResBlock, SpatialTransformer
-from phosphene.nets.transformer import DiT
 from phosphene.nets.unet import UNet
 from phosphene.parts import part
 from phosphene.systems.base import Batch

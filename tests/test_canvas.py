@@ -125,7 +125,7 @@ def test_what_cannot_be(tmp_path):
         ({"picture": tmp_path / "words.png"}, "words.png"),
         ({"picture": tmp_path / "half.png"}, "half.png: broken picture"),
         ({"picture": tmp_path / "none.png"}, "none.png cannot be read"),
-        ({"picture": tmp_path}, "cannot be read"),
+        ({"picture": tmp_path}, "is a folder"),
         ({"mask": tmp_path / "words.png"}, "words.png"),
         ({"expand": "lefft=3"}, "did you mean 'left'"),
         ({"expand": -3}, "expand left=-3"),
