@@ -17,8 +17,10 @@ from phosphene.errors import Assumed, Problem, unknown
 COMMANDS = {
     "generate": 'make pictures of words: phosphene generate "a smiling cat"',
     "edit": 'make pictures of a picture: phosphene edit cat.png "a smiling fox" --strength 0.6',
+    "replay": "make a picture again from what it carries, and compare: phosphene replay cat.png",
     "train": "train a recipe, from nothing: phosphene train scenes.latent",
     "evaluate": "how good a model's pictures are: phosphene evaluate MODEL --data SPEC",
+    "compare": "runs side by side on one page: phosphene compare runs/one runs/two --data SPEC",
     "inspect": "what a model file holds: phosphene inspect FILE",
     "convert": "a model in another format: phosphene convert sd.ckpt folder --to diffusers",
     "list": "the systems, recipes, samplers and shipped models",

@@ -11,7 +11,9 @@ import glob
 import importlib
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -113,6 +115,49 @@ def open_source(spec: str) -> Source:
 
     Raises Problem for a path that is not there, an option that the kind does not have, or a value of the wrong type.
     """
+    source, most = _opened(spec), _most.get()
+    return source if most is None or len(source) <= most else Some(source, most)
+
+
+_most: ContextVar[int | None] = ContextVar("most", default=None)
+
+
+@contextmanager
+def at_most(n: int) -> Iterator[None]:
+    """Within it, what `open_source` opens has no more than n rows: for a quick look at what is built on much data."""
+    token = _most.set(n)
+    try:
+        yield
+    finally:
+        _most.reset(token)
+
+
+class Some:
+    """n rows of a source, evenly spread; everything else of it is as it is."""
+
+    shards = None
+
+    def __init__(self, source: Source, n: int):
+        self.source, self.n, self.name = source, n, source.name
+        if callable(getattr(source, "size", None)):
+            self.size = lambda i: source.size(self._row(i))
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, i: int) -> Example:
+        return self.source[self._row(i)]
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("source", "size") or name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self.source, name)
+
+    def _row(self, i: int) -> int:
+        return i * len(self.source) // self.n
+
+
+def _opened(spec: str) -> Source:
     what, options, filters = parse_spec(spec)
     kind = next((kind for kind in KINDS if kind.looks(what)), None)
     if kind is None:

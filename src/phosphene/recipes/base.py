@@ -105,6 +105,33 @@ class Recipe:
         self.knobs = {k: v for k, v in self.knobs.items() if k not in self.needs}
         return given
 
+    def plan(self, rows: int = 2048, beside: Path = Path("runs")) -> tuple[Plan, str | None]:
+        """(what `train` would train, the spec of its data), on `rows` rows of it and with nothing trained: for a look.
+
+        What the recipe needs is taken from `beside`, or else built in the same way, with first weights.
+        """
+        import torch
+
+        from phosphene.data.base import at_most
+        from phosphene.recipes import RECIPES
+        from phosphene.weights import bundle
+
+        knobs, given = {k: v for k, v in self.knobs.items() if k not in self.needs}, {}
+        for knob, name in self.needs.items():
+            path = self.knobs.get(knob) or beside / name
+            if self.knobs.get(knob) or (path / "model.safetensors").is_file():
+                given[knob] = bundle.load(path)
+                continue
+            first, _ = RECIPES[name](**self._shared(RECIPES[name])).plan(rows, beside)
+            given[knob] = first.system.eval()
+            if first.finish:
+                first.finish(first.system)
+        with at_most(rows):
+            torch.manual_seed(knobs.get("seed", 0))
+            plan = self.function(**knobs, **given)
+        default = inspect.signature(self.function).parameters.get("data")
+        return plan, knobs.get("data", default.default if default else None)
+
     def _shared(self, other: Callable) -> dict[str, Any]:
         """The knobs given here that the other recipe has too and that mean the same: the data and its form."""
         known = inspect.signature(other).parameters
