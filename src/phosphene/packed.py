@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +30,7 @@ class PackedConv2d(nn.Conv2d):
         if self.padding_mode != "zeros":
             x, padding = F.pad(x, self._reversed_padding_repeated_twice, mode=self.padding_mode), (0, 0)
         x = x.contiguous(memory_format=torch.channels_last)
-        how = (padding, self.stride, self.dilation, self.groups, "none", [], "")
+        how: tuple[Any, ...] = (padding, self.stride, self.dilation, self.groups, "none", [], "")
         return torch.ops.mkldnn._convolution_pointwise(x, self.weight, self.bias, *how)
 
 
@@ -52,7 +53,10 @@ class PackedHalves(nn.Linear):
         return torch.cat([torch.ops.mkldnn._linear_pointwise(x, w, b, "none", [], "") for w, b in parts], dim=-1)
 
     def biases(self) -> tuple[Tensor | None, Tensor | None]:
-        return (None, None) if self.bias is None else self.bias.chunk(2)
+        if self.bias is None:
+            return None, None
+        first, second = self.bias.chunk(2)
+        return first, second
 
 
 class PackedGEGLU(GEGLU):

@@ -343,7 +343,7 @@ def test_files_and_refusals(encoder, tmp_path):
     again = bundle.load(bundle.save(encoder, tmp_path / "it.safetensors"))
     assert torch.equal(again(["a fox"]).tokens, encoder(["a fox"]).tokens)
     assert (tmp_path / "it.safetensors").stat().st_size < 49408 * 16 * 4 + 100_000  # no vocabulary inside
-    with pytest.raises(Problem, match="of 3 blocks"):
+    with pytest.raises(Problem, match="has 3 blocks"):
         encoder(["a"], skip=3)
     with pytest.raises(Problem, match="wants words"):
         encoder([3])

@@ -44,8 +44,8 @@ def path(shape: Sequence[int], seeds: Sequence[int | Between], stage: str = "", 
     if not any(isinstance(seed, Between) for seed in seeds):
         return Plain(shape, seeds, stage, device)
     places = [seed if isinstance(seed, Between) else Between(seed, seed, 0.0) for seed in seeds]
-    ends = (Plain(shape, [place[end] for place in places], stage, device) for end in (0, 1))
-    return Walk(*ends, [place.share for place in places])
+    first, second = (Plain(shape, [place[end] for place in places], stage, device) for end in (0, 1))
+    return Walk(first, second, [place.share for place in places])
 
 
 class Plain:

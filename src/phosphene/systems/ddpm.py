@@ -6,7 +6,7 @@ starting from a picture (SDEdit), redrawing a part of it, inversion, a second pa
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -67,7 +67,7 @@ class Ddpm(System):
     @property
     def multiple(self) -> int:
         """What both sides of a picture, in pixels, must divide by."""
-        return self.factor * self.denoiser.net.multiple
+        return self.factor * int(self.denoiser.net.multiple)
 
     def encode(self, pictures: Tensor, z: Tensor | None = None) -> Tensor:
         """Pictures (B, 3, H, W) in [−1, 1] → x. z is unit noise like x, for those that draw it."""
@@ -188,7 +188,7 @@ class Ddpm(System):
             x = step.x if step.index == last else step.x0
             yield Preview(stage, step.index, last + 1, self._picture(x, source))
 
-    def _inversion(self, x0: Tensor, times: Tensor, source: Source, **words) -> Iterator[Preview]:
+    def _inversion(self, x0: Tensor, times: Tensor, source: Source, **words) -> Generator[Preview, None, Tensor]:
         """DDIM backwards, without guidance: returns the noise at times[0] from which the run makes x0."""
         denoise = self._guided(source.invert, None, 1.0, times, **words)
         up = inverted(times)
@@ -260,7 +260,7 @@ def _one_size(size: tuple[int, int] | None, source: Source | None) -> tuple[int,
 
 
 def _falling(times: Sequence[float]) -> Tensor:
-    times = torch.as_tensor(times, dtype=torch.float64)
-    if times.ndim != 1 or len(times) < 2 or not (times[:-1] >= times[1:]).all() or times[0] > 1 or times[-1] < 0:
-        raise Problem(f"times={times.tolist()}: at least two falling numbers from 1, the noisiest, to 0 were expected")
-    return times
+    t = torch.as_tensor(times, dtype=torch.float64)
+    if t.ndim != 1 or len(t) < 2 or not (t[:-1] >= t[1:]).all() or t[0] > 1 or t[-1] < 0:
+        raise Problem(f"times={t.tolist()}: at least two falling numbers from 1, the noisiest, to 0 were expected")
+    return t

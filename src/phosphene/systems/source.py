@@ -45,7 +45,8 @@ class Source:
 
     @property
     def size(self) -> tuple[int, int]:
-        return tuple(self.picture.shape[2:])
+        height, width = self.picture.shape[2:]
+        return height, width
 
     @property
     def anew(self) -> bool:

@@ -69,7 +69,7 @@ class Upscaler(Ddpm):
         return Cond(image=large)
 
     @torch.no_grad()
-    def generate(
+    def generate(  # type: ignore[override]  # what it starts from is not the picture that it makes
         self,
         prompts: Sequence[Prompt],
         *,

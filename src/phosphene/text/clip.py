@@ -229,7 +229,8 @@ class ClipTextEncoder(nn.Module):
         """skip leaves out so many blocks more. Raises Problem where none would be left."""
         skip, blocks = self.skip + skip, len(self.transformer.blocks)
         if not 0 <= skip < blocks:
-            raise Problem(f"clip_skip={skip - self.skip + 1}: from 1 to {blocks - self.skip} here, which has {blocks} blocks")
+            most = blocks - self.skip
+            raise Problem(f"clip_skip={skip - self.skip + 1}: from 1 to {most} here, which has {blocks} blocks")
         rows = [self._chunks(p) for p in prompts]
         chunks = [chunk for row in rows for chunk in row]
         ids = self._ids(chunks)

@@ -35,7 +35,7 @@ from .unets import diffusers, separate
 VERSION = "0.21.0"  # of diffusers, whose names these are
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 # (block, way down, way up) → what UNet2DModel calls it
-WAYS = {
+WAYS: dict[Any, dict[str, Any]] = {
     (ResBlock, Downsample, Upsample): {"downsample_padding": 1},
     (ResBlock, CornerDownsample, Upsample): {"downsample_padding": 0},
     (ResBlock, PlainResDownsample, PlainResUpsample): {"downsample_type": "resnet", "upsample_type": "resnet"},
