@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from phosphene.errors import Problem
     from phosphene.receipt import read as read_receipt
     from phosphene.receipt import read_parameters
+    from phosphene.replaying import replay
     from phosphene.request import edit, generate
     from phosphene.training.loop import train
     from phosphene.weights.bundle import describe, save
@@ -35,6 +36,7 @@ _HOMES = {
     "open_source": "data.base:open_source",
     "read_parameters": "receipt:read_parameters",
     "read_receipt": "receipt:read",
+    "replay": "replaying:replay",
     "save": "weights.bundle:save",
     "save_as": "weights.save:save_as",
     "train": "training.loop:train",
@@ -49,6 +51,7 @@ __all__ = [
     "open_source",
     "read_parameters",
     "read_receipt",
+    "replay",
     "save",
     "save_as",
     "train",

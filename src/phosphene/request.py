@@ -294,6 +294,7 @@ class Studio:
     def _settings(self, options: dict[str, Any]) -> dict[str, Any]:
         """Everything that the pictures are a function of: what was said, else what the system chooses by itself."""
         own = {name: getattr(self.system, name, None) for name in ("sampler", "spacing", "steps", "guidance")}
+        own["sampler"] = "ddim" if "invert" in options else own["sampler"]  # as systems/ddpm.py has it
         on = [it.record for it in worn(self.system) if it.strength]
         return {**own, **options, **self.origin, **({"adapters": on} if on else {})}
 
