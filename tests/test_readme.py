@@ -11,6 +11,7 @@ import pytest
 
 import phosphene
 from phosphene.cli import options
+from phosphene.cli.compare import compare
 from phosphene.cli.convert import convert
 from phosphene.cli.data import data
 from phosphene.cli.edit import edit
@@ -23,7 +24,7 @@ from phosphene.cli.train import _run, find
 
 PROJECT = Path(__file__).resolve().parent.parent
 PAGES = ["README.md", "README.zh-CN.md"]
-COMMANDS = {"evaluate": (evaluate,), "inspect": (inspect,), "list": (show,), "data": (data,)}
+COMMANDS = {"evaluate": (evaluate,), "compare": (compare,), "inspect": (inspect,), "list": (show,), "data": (data,)}
 COMMANDS |= {"generate": (generate, *SHARED), "edit": (edit, *SHARED), "convert": (convert,)}
 
 

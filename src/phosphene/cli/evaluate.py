@@ -186,7 +186,7 @@ def _write(job: Job, found: dict[str, tuple[Any, float]], bits: tuple[Any, int] 
     size, eyes = f"{job.size[1]}x{job.size[0]}", job.eyes
     page.text(f"{len(job.prompts)} pictures at each guidance, {size}, against {against}.")
     page.text(f"Features: {eyes.name}, {eyes.dim} numbers, weights {eyes.checksum}; resized: {eyes.resize}.")
-    page.table(*_table(job, found))
+    page.table(*table_of(job, found))
     about = "In brackets: where 95 of 100 repetitions with other pictures would lie; for the kernel distance ± its"
     about += " deviation over subsets. Of distances lower is better. docs/metrics.md says what each is."
     page.text(about, note=True)
@@ -217,7 +217,8 @@ def _write(job: Job, found: dict[str, tuple[Any, float]], bits: tuple[Any, int] 
     _end(page, plain, folder)
 
 
-def _table(job: Job, found: dict[str, tuple[Any, float]]) -> tuple[list[str], list[list[Any]]]:
+def table_of(job: Job, found: dict[str, tuple[Any, float]]) -> tuple[list[str], list[list[Any]]]:
+    """(head, rows) of the table: a column a guidance, a row a score."""
     rows: dict[str, list[Any]] = {}
 
     def put(what: str, column: int, value: Any) -> None:
@@ -257,7 +258,7 @@ def _curve(page: Any, found: dict[str, tuple[Any, float]], title: str) -> None:
 
 
 def _said(job: Job, found: dict[str, tuple[Any, float]]) -> str:
-    head, rows = _table(job, found)
+    head, rows = table_of(job, found)
     from phosphene.metrics.report import said
 
     cells = [head, *[[said(cell) for cell in row] for row in rows]]
