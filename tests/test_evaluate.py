@@ -11,18 +11,25 @@ from PIL import Image
 
 from phosphene.cli import main
 from phosphene.data.base import open_source
+from phosphene.diffusion.denoiser import Denoiser
+from phosphene.diffusion.schedule import Linear
+from phosphene.metrics.evaluation import copied
 from phosphene.metrics.explain import explain, shares
 from phosphene.metrics.features import extractor
+from phosphene.metrics.interval import frechet_interval
 from phosphene.metrics.neighbours import neighbours
 from phosphene.metrics.report import Page, curves
+from phosphene.metrics.statistics import collect, pictures
 from phosphene.nets.autoencoder import ConvTower
 from phosphene.nets.transformer import TextTransformer
+from phosphene.nets.unet import UNet
 from phosphene.systems.autoencoder import AutoencoderSystem
 from phosphene.systems.clip import ClipSystem
+from phosphene.systems.ddpm import Ddpm
 from phosphene.text.encoders import TextEncoder
 from phosphene.text.tokenizer import Tokenizer
 from phosphene.weights import bundle
-from systems.small import autoencoder, ddpm
+from systems.small import autoencoder, awake, ddpm, latent
 
 
 @pytest.fixture(autouse=True)
@@ -108,6 +115,48 @@ def test_an_autoencoder_is_judged_by_its_copies(tmp_path, capsys):
     assert 5 < said["psnr"]["value"] < 60 and said["ssim"]["value"] < 1 and said["n"] == 12
     assert said["frechet"]["low"] <= said["frechet"]["value"] <= said["frechet"]["high"]
     assert "reconstruction FD (thumbnails)" in capsys.readouterr().out
+
+
+def test_an_interval_of_copies_draws_pairs():
+    """What copies leave out alike of every picture is a sure distance, however much the pictures differ."""
+
+    class Dimmer(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.unused = torch.nn.Parameter(torch.zeros(1))
+
+        def encode(self, x):
+            return x
+
+        def decode(self, z):
+            return z - 0.2
+
+    source = open_source("scenes:n=60")
+    shown = list(pictures(source, range(60), (32, 32)))
+    it, eyes = copied(Dimmer(), shown, extractor()), extractor()
+    real = collect(map(eyes, shown), 192)
+    alone = frechet_interval(collect((eyes(x - 25) for x in shown), 192).moments, real.kept, real.moments)
+    assert it.frechet.value == pytest.approx(192 * 0.1**2, rel=0.15)  # white ones have room below
+    assert it.frechet.high - it.frechet.low < 0.5 * (alone.high - alone.low)
+    assert it.psnr.value == pytest.approx(20, abs=0.7) and len(it.pairs) == 8 and it.n == 60
+
+
+def test_words_of_scenes_are_judged_exactly_and_pixels_have_bits(tmp_path, capsys):
+    told = bundle.save(awake(latent()), tmp_path / "told.safetensors")
+    words = ["--data", "scenes:n=20,split=unseen", "--held", "scenes:n=15,split=test", "-n", 24, "--steps", 1]
+    run(told, *words, "--out", tmp_path / "o")
+    said = json.loads((tmp_path / "o/scores.json").read_text())
+    [it] = said["guidance"].values()
+    assert it["accuracy"]["all"]["n"] == 24 and it["accuracy"]["unseen pairs"]["n"] == 24  # 20 rows, in turns
+    assert said["real"]["n"] == "15" and said["held"] and it["copies"]["of"] == 24
+    assert main(["evaluate", str(told), "--data", "scenes:n=4", "-n", "2", "--bits", "2", "--steps", "1"]) == 2
+    assert "Latent has no likelihood of pixels" in capsys.readouterr().err
+    net = UNet(3, 3, (16,), 1, (0,))
+    small = bundle.save(Ddpm(Denoiser(net, Linear(5, 0.01, 0.9), "eps"), size=32), tmp_path / "bits.safetensors")
+    run(small, "--data", "scenes:n=9", "-n", 6, "--steps", 1, "--bits", 3, "--out", tmp_path / "b")
+    said = json.loads((tmp_path / "b/scores.json").read_text())
+    assert said["bits_per_dimension"]["n"] == 3 and said["bits_per_dimension"]["value"] > 1
+    assert "Bits per dimension" in (tmp_path / "b/report.html").read_text()
 
 
 def test_what_cannot_be_evaluated(tmp_path, capsys, tiny_model):

@@ -95,7 +95,7 @@ def test_bits_of_8_bit_pictures_by_both_ways():
     system = Ddpm(Denoiser(Known(schedule), schedule, "eps"), size=8)
     pictures = grey_pictures(8)
     exact = float(truth(pictures).mean())
-    assert float(bits(system, pictures, method="ode", steps=150).mean()) == pytest.approx(exact, abs=0.02)
+    assert float(bits(system, pictures, method="ode", steps=150).mean()) == pytest.approx(exact, abs=0.004)
     found = bits(system, pictures)
     fewer = Linear(75, 4e-4, 0.22)
     loose = bits(Ddpm(Denoiser(Known(fewer), fewer, "eps"), size=8), pictures)

@@ -133,7 +133,7 @@ def _left(run: str) -> dict[str, Any]:
     from phosphene.metrics.interval import Interval
 
     said = _json(Path(run) / "scores.json")
-    first = next(iter(said.get("guidance", {}).values()), {})
+    first: dict[str, Any] = next(iter(said.get("guidance", {}).values()), {})
     found = {said.get("title", "frechet"): first.get("frechet"), "kernel distance": first.get("kernel")}
     found |= {"CLIP score": first.get("clip_score"), "R-precision": first.get("r_precision")}
     found |= {f"right: {name}": {k: it[k] for k in it if k != "n"} for name, it in first.get("accuracy", {}).items()}

@@ -86,7 +86,8 @@ def evaluate(
     options = {"steps": steps, "sampler": sampler}
     using = {"device": device, "precision": precision}
     job = Job(model[0], source, data, real, held, eyes, judge, n, seed, reference, options, using)
-    _write(job, job.run(guidance or (None,)), job.bits(bits) if bits else None, folder)
+    of_real = job.bits(bits) if bits else None
+    _write(job, job.run(guidance or (None,)), of_real, folder)
 
 
 class Job:
