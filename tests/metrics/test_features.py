@@ -88,6 +88,8 @@ def test_any_clip_with_a_picture_tower(tmp_path, tiny_model):
     found = kept_contract(it)
     small = extractor(str(tmp_path / "small.safetensors"), resize="rounded")(PICTURES)
     assert 0 < (small - found).abs().max() < 0.1
+    with pytest.raises(Problem, match="unknown features 'incepton': neither a file nor one of thumbnails, inception"):
+        extractor("incepton")
     with pytest.raises(Problem, match="holds a Latent, which gives no features"):
         extractor(str(tiny_model))
 

@@ -155,7 +155,7 @@ def fetched(addresses: tuple[str, ...], path: Path, begins: str) -> Path:
         partial.write_bytes(data)
         os.replace(partial, path)
         return path
-    raise Problem(f"{path.name} could not be fetched; put it there, or name it (--inception FILE). {'; '.join(failed)}")
+    raise Problem(f"{path} could not be fetched; put it there, or name it (--inception FILE). {'; '.join(failed)}")
 
 
 def cache() -> Path:
@@ -169,8 +169,12 @@ def cache() -> Path:
 def of_clip(path: str, device: str = "cpu") -> Extractor:
     """The projected, not normalised numbers of a CLIP's picture tower. Raises Problem for what has none."""
     from ..systems.clip import ClipSystem
+    from ..weights.bundle import shipped
     from ..weights.load import load
 
+    if path not in shipped() and not Path(path).exists():
+        known = "thumbnails, inception, dinov2, or the file, folder or run of a CLIP"
+        raise Problem(f"unknown features {path!r}: neither a file nor one of {known}")
     clip = load(path)
     if not isinstance(clip, ClipSystem) or clip.image is None:
         known = "thumbnails, inception, dinov2, or a CLIP with a picture tower"
