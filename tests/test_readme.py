@@ -14,6 +14,7 @@ from phosphene.cli import options
 from phosphene.cli.compare import compare
 from phosphene.cli.convert import convert
 from phosphene.cli.data import data
+from phosphene.cli.doctor import doctor
 from phosphene.cli.edit import edit
 from phosphene.cli.evaluate import evaluate
 from phosphene.cli.generate import generate
@@ -25,6 +26,7 @@ from phosphene.cli.train import _run, find
 PROJECT = Path(__file__).resolve().parent.parent
 PAGES = ["README.md", "README.zh-CN.md"]
 COMMANDS = {"evaluate": (evaluate,), "compare": (compare,), "inspect": (inspect,), "list": (show,), "data": (data,)}
+COMMANDS |= {"doctor": (doctor,)}
 COMMANDS |= {"generate": (generate, *SHARED), "edit": (edit, *SHARED), "convert": (convert,)}
 
 

@@ -27,6 +27,7 @@ COLOURS = {
     "red": (220, 40, 30), "green": (30, 190, 60), "blue": (30, 60, 220), "white": (250, 250, 250), "black": (5, 5, 5),
 }  # fmt: skip
 SIDE = 8
+FOUND: dict[str, list] = {}  # what the tests found, by the fault's module: page.py makes docs/doctor.md of it
 
 
 class Squares:

@@ -67,10 +67,21 @@ def _of_path(what: str, told: dict) -> Patient:
     folder, look, test = Path(what), told["look"], told["test"] or None
     run = ("settings.json", "checkpoints", "model.safetensors")
     if folder.is_dir() and any((folder / name).exists() for name in run):
-        return doctor.of_run(folder, told["data"] or None, test, look)
+        return doctor.of_run(folder, told["data"] or None, test, look, lambda record: _built(folder, record))
     if what in bundle.shipped() or what.endswith(".safetensors"):
         raise Problem(f"{what} is a model; give the folder of the run that made it, a recipe or a data spec")
     return doctor.of_data(what, test, look)
+
+
+def _built(folder: Path, record: dict):
+    """The system of a run that is not finished, by the recipe that its folder is named after; None without one."""
+    from phosphene.recipes import RECIPES
+
+    knobs = {k: v for k, v in record.get("recipe", {}).items() if k != "start"}
+    if folder.resolve().name not in RECIPES:
+        return None
+    plan, _ = RECIPES[folder.resolve().name](**knobs).plan(rows=sys.maxsize, beside=folder.parent)
+    return plan.system
 
 
 def _of_recipe(name: str, recipe, told: dict) -> Patient:

@@ -19,7 +19,8 @@ def check(patient: Patient) -> Finding | None:
     equal, near = copies(found)
     # of a sample only so many copies are seen as both of a pair are in it
     share = (len(equal) + len(near)) / len(found) / found.share
-    if len(equal) + len(near) < 3 or share < SHARE:
+    fewest = 3 if found.share == 1 else 10  # of a sample, so few that a share can be told
+    if len(equal) + len(near) < fewest or share < SHARE:
         return None
     shown = [f"{found.rows[b]} is {found.rows[a]}" for a, b in ((a, b) for b, a in [*equal.items(), *near.items()][:3])]
     return Finding(

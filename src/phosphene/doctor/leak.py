@@ -19,7 +19,8 @@ def check(patient: Patient) -> Finding | None:
     equal, near = copies(seen, held)
     found = {**near, **equal}
     share = len(found) / max(1, len(held)) / seen.share
-    if len(found) < min(3, len(held)) or share < SHARE:
+    fewest = 3 if seen.share == 1 else 10  # of a sample, so few that a share can be told
+    if len(found) < min(fewest, len(held)) or share < SHARE:
         return None
     shown = [f"{held.rows[b]} is row {seen.rows[a]}" for b, a in list(found.items())[:3]]
     about = (

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -101,9 +101,8 @@ class Patient:
     def twin(self, weights: dict[str, Tensor] | None = None) -> Any:
         """A copy of the system, with these weights where they are its own: for what changes it."""
         twin = copy.deepcopy(self.system)
-        frozen = {name for name, p in self.system.named_parameters() if not p.requires_grad}
         for name, p in twin.named_parameters():
-            p.requires_grad_(name not in frozen or name in self.parameters)
+            p.requires_grad_(name in self.parameters)
         with torch.no_grad():
             mine = twin.state_dict(keep_vars=True)
             for name, value in (weights or {}).items():
@@ -220,10 +219,17 @@ def of_plan(name: str, plan: Any, spec: str | None = None, test: str | None = No
     )
 
 
-def of_run(folder: str | Path, data: str | None = None, test: str | None = None, look: int = 4000) -> Patient:
+def of_run(
+    folder: str | Path,
+    data: str | None = None,
+    test: str | None = None,
+    look: int = 4000,
+    build: Callable[[dict], System | None] | None = None,
+) -> Patient:
     """A run's folder: its bundle, checkpoints, settings, log and data. Raises Problem where it holds none of a run.
 
-    data  the spec of its data, where that is no longer where settings.json says
+    data   the spec of its data, where that is no longer where settings.json says
+    build  settings.json -> the system with any weights, for a run that has no bundle yet
     """
     from ..weights import bundle
 
@@ -236,13 +242,27 @@ def of_run(folder: str | Path, data: str | None = None, test: str | None = None,
     patient = Patient("run", str(folder), checkpoints=checkpoints, look=look)
     patient.lines = _lines(folder / "metrics.jsonl")
     if "training" in record:
-        patient.settings = Settings(**record["training"])
+        known = {f.name for f in fields(Settings)}
+        patient.settings = Settings(**{k: v for k, v in record["training"].items() if k in known})
     if finished:
         patient.system = bundle.load(folder / "model.safetensors")
     else:
-        patient.remarks.append("the run has no model.safetensors yet: only its checkpoints and data are looked at")
+        patient.system = _again(patient, build(record) if build else None)
     _open(patient, record, data, test)
     return patient
+
+
+def _again(patient: Patient, system: System | None) -> System | None:
+    """The system of an unfinished run, with the weights of its newest checkpoint; None where it is of another shape."""
+    weights = {**patient.files.get("weights", {}), **patient.files.get("ema", {})}
+    mine = {} if system is None else system.state_dict(keep_vars=True)
+    if not weights or any(name not in mine or mine[name].shape != t.shape for name, t in weights.items()):
+        patient.remarks.append("the run has no model.safetensors yet: only its checkpoints and data are looked at")
+        return None
+    with torch.no_grad():
+        for name, value in weights.items():
+            mine[name].copy_(value)
+    return system.eval()
 
 
 def _open(patient: Patient, record: dict, data: str | None, test: str | None) -> None:

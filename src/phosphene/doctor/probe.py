@@ -63,7 +63,7 @@ def _probe(patient: Patient, factor: float) -> Probe:
             ramp = 1.0 if weights else min(1.0, (done + 1) / RAMP)
             for turn in turns:
                 top = settings.lr[turn.name] if isinstance(settings.lr, dict) else settings.lr
-                _update(system, turns, turn, batches, factor * ramp * top, found)
+                _update(system, turns, turn, batches, factor * ramp * top, settings.clip, found)
             done += 1
             if done >= RAMP and time.monotonic() - start > SECONDS:
                 break
@@ -71,7 +71,9 @@ def _probe(patient: Patient, factor: float) -> Probe:
     return Probe(found.before, losses(system, held), done, found.norms, found.noise)
 
 
-def _update(system: System, turns: list[Turn], turn: Turn, batches: list[Batch], rate: float, found: Probe) -> None:
+def _update(
+    system: System, turns: list[Turn], turn: Turn, batches: list[Batch], rate: float, clip: float, found: Probe
+) -> None:
     for other in turns:
         for p in other.parameters.values():
             p.requires_grad_(other is turn)
@@ -81,7 +83,7 @@ def _update(system: System, turns: list[Turn], turn: Turn, batches: list[Batch],
     for name, p in turn.parameters.items():
         norm = 0.0 if p.grad is None else float(p.grad.norm())
         found.norms[name] = max(found.norms.get(name, 0.0), norm)
-    turn.clip(1.0)
+    turn.clip(clip)
     for group in turn.optimizer.param_groups:
         group["lr"] = rate
     turn.optimizer.step()

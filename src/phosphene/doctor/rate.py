@@ -1,7 +1,8 @@
 """A learning rate that is too high, as after scaling it for the batch or the number of processes, or too low.
 
-Measured: a few steps from the run's own weights at its highest rate, a quarter of it and four times it, each judged on
-the same pictures at the same t and noise. And what the settings say: AdamW moves a weight by at most the rate a step,
+Measured: a few steps from the run's own weights at its highest rate; where the loss rises, or the log's never fell, at
+quarters of it too until that helps, and at four times it; each judged on the same pictures at the same t and noise. And
+what the settings say: AdamW moves a weight by at most the rate a step,
 so the sum of all rates is the farthest that a weight can go.
 """
 
@@ -52,15 +53,15 @@ def check(patient: Patient) -> Finding | None:
     tried[4.0] = probe(patient, 4.0)
     numbers |= {f"change at {f:g}·lr": p.rise for f, p in sorted(tried.items())} | {"noise": noise(patient)}
     changes = ", ".join(f"{_said(p.rise)} at {f:g}·lr" for f, p in sorted(tried.items()))
+    gains = f"; gradients stop gaining from larger ones at about {numbers['noise']:.0f}" if numbers["noise"] > 1 else ""
     return Finding(
         f"In {tried[1.0].steps} steps at lr = {top:.2g} the loss changes by {_said(tried[1.0].rise)} on the same "
-        "pictures and "
-        f"noise ({changes}); at {min(tried):g}·lr it ends lower.",
-        "The rate is so high that a step leaps over what it should go down to. "
-        + f"A step's batch is {batch}; gradients stop gaining from larger batches at about {numbers['noise']:.0f}.",
+        "pictures "
+        f"and noise ({changes}); at {min(tried):g}·lr it ends lower.",
+        f"The rate is so high that a step leaps over what it should go down to. The batch of a step is {batch}{gains}.",
         f"Set lr to {min(tried) * top:.1g} or below. If it was multiplied by the batch or the number of processes, "
         "do not: "
-        "AdamW's rate grows with the square root of the batch at most, and here slots shared by processes change "
+        "AdamW's rate grows with the square root of the batch at most, and sharing slots among processes changes "
         "nothing.",
         numbers,
     )
