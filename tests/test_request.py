@@ -152,6 +152,12 @@ def test_pixels_round_to_the_nearest():
     assert np.asarray(request.to_images(x)[0])[0, :, 0].tolist() == [0, 0, 128, 255, 255]
 
 
+def test_what_is_no_text_can_be_written(tmp_path):
+    """A byte that is not UTF-8 comes from the command line as half of a surrogate pair."""
+    receipt.write(tmp_path / "a.png", Image.new("RGB", (8, 8)), {"prompt": "caf\udce9", "seed": 1})
+    assert receipt.read(tmp_path / "a.png")["prompt"] == "caf?"
+
+
 def test_receipts_come_back_as_written(tmp_path):
     path = receipt.write(tmp_path / "a" / "b.png", Image.new("RGB", (4, 4)), {"prompt": "狐狸 🦊", "seed": 2**62})
     assert phosphene.read_receipt(path) == {"prompt": "狐狸 🦊", "seed": 2**62}

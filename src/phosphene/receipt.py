@@ -38,14 +38,19 @@ def write(path: str | Path, image: Image.Image, receipt: dict[str, Any] | list[d
     path = Path(path)
     info = PngInfo()
     if first := receipt if isinstance(receipt, dict) else next(iter(receipt), None):
-        info.add_text(parameters.KEY, parameters.text(first))
-    info.add_itxt(KEY, json.dumps(receipt, ensure_ascii=False, default=str))
+        info.add_text(parameters.KEY, _encodable(parameters.text(first)))
+    info.add_itxt(KEY, _encodable(json.dumps(receipt, ensure_ascii=False, default=str)))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         image.save(path, "PNG", pnginfo=info)
     except OSError as error:
         raise Problem(f"{path} cannot be written: {error.strerror or error}") from None
     return path
+
+
+def _encodable(text: str) -> str:
+    """With "?" for what is no character: bytes of a command line, or of a file's name, that are not UTF-8."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def read(path: str | Path) -> dict[str, Any] | list[dict[str, Any]]:

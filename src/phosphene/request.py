@@ -220,7 +220,7 @@ class Studio:
         self.loras = _several(lora)
         system = load(self.path, PRECISIONS.get(precision), **told, **({} if vae is None else {"vae": vae}))
         if not hasattr(system, "generate"):
-            raise Problem(f"{self.path} holds a {type(system).__name__}, which makes no pictures")
+            raise Problem(f"{self.path} is a part, {type(system).__name__}, which makes no pictures by itself")
         self.system = prepare_for_sampling(system, device, precision, offload=offload, **changes)
         dress(self.system, self.loras, _several(embedding))
         self.origin = {

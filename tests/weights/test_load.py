@@ -58,6 +58,7 @@ def test_bundles_shipped_models_and_runs(tiny_model, tmp_path):
         (["unet.mid_block.attentions.0.proj_in.lora.up.weight"], "a LoRA"),
         (["emb_params"], "(--embedding FILE)"),
         (["<cat-toy>"], "a textual-inversion embedding"),
+        (["conv_in.weight", "down_blocks.0.resnets.0.conv1.weight"], "the config.json that belongs beside it is not"),
         (["one", "two", "three", "four"], "of no kind that is known here; it holds four, one, three"),
     ],
 )
@@ -76,6 +77,7 @@ def test_files_that_are_something_else(refused, tmp_path, keys, said):
             "a FluxTransformer2DModel, which Phosphene does not",
         ),
         ("config.json", {"architectures": ["LlamaForCausalLM"]}, "a LlamaForCausalLM, which"),
+        ("config.json", {"architectures": ["T5EncoderModel"]}, "but as a text encoder (text/hugging.py"),
         ("config.json", {"_class_name": "UNet2DConditionModel"}, "holds no weights"),
         ("model_index.json", {"_class_name": "StableDiffusionPipeline"}, "folder"),
         ("other.json", {}, "a folder without a model"),

@@ -250,3 +250,10 @@ def test_the_names_of_the_real_sizes(version):
     assert all(wanted[e.ours[0]].numel() == stored[e.theirs].count for e in table)
     ldm = [e.theirs for e in unets.ldm(net, unets.transformer())]
     assert len(ldm) == len(set(ldm)) == len(table) and "output_blocks.11.1.proj_out.weight" in ldm
+
+
+@pytest.mark.parametrize("name", ["ema", "heads", "text_heads", "scale"])
+def test_what_a_folder_says_itself_is_not_told_in_vain(pipeline, tmp_path, name):
+    pipeline(1).save_pretrained(tmp_path / "sd")
+    with pytest.raises(Problem, match=f"{name}=… is for single files"):
+        phosphene.load(tmp_path / "sd", **{name: 1})

@@ -174,7 +174,10 @@ def family_of(found: Found) -> ModuleType:
         if family.claims(found):
             return family
     if found.kind:
-        raise Problem(f"{found.path} is a {found.kind}, which Phosphene does not read")
+        hint = ", but as a text encoder (text/hugging.py)" if found.kind.endswith("EncoderModel") else ""
+        raise Problem(f"{found.path} is a {found.kind}, which Phosphene does not read{hint}")
+    if found.has("conv_in.weight") and found.has_under("down_blocks."):
+        raise Problem(f"{found.path} is a network of diffusers, and the config.json that belongs beside it is not")
     some = ", ".join(sorted(found.tensors)[:3]) if found.tensors else "no tensors"
     raise Problem(f"{found.path} is a checkpoint of no kind that is known here; it holds {some} …")
 

@@ -81,6 +81,8 @@ def read(found: Found, dtype: torch.dtype, told: Mapping[str, Any]) -> Latent | 
 
 
 def _folder(found: Found, dtype: torch.dtype) -> Latent:
+    for name in {"ema", "heads", "text_heads", *(() if "vae" in found.told else ("scale",))} & set(found.told):
+        raise Problem(f"{found.path}: {name}=… is for single files; this folder's configurations say it themselves")
     unet = found.part("unet")
     stable_unet.check(unet.config, str(unet.path))  # before anything large is read
     net = _unet_alone(unet, dtype)
