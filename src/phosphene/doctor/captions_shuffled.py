@@ -2,8 +2,8 @@
 
 Of data alone a linear probe is asked: T = |XᵀY|², X the words of each row's captions (weighed by their rarity), Y the
 principal components of its thumbnail. If words and pictures belong together, T is far above what it is with the
-captions shuffled. A trained system is asked directly: its own loss, at the same t and noise, must be lower with the
-right prompts than with those of other pictures.
+captions shuffled. A system that is half trained, or more, is asked directly: its own loss, at the same t and noise, must
+be lower with the right prompts than with those of other pictures.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ SURE = 4.0  # standard deviations
 
 def applies(patient: Patient) -> bool:
     worded = getattr(patient.data, "prompts", "caption") == "caption"
-    if patient.trained and patient.told:
+    if _asked(patient):
         return True
     return patient.source is not None and worded and sum(map(bool, patient.table.captions)) >= FEWEST
 
 
 def check(patient: Patient) -> Finding | None:
     right = probe(patient) if patient.source is not None else None
-    heard = listens(patient) if patient.trained and patient.told else None
+    heard = listens(patient) if _asked(patient) else None
     numbers = {k: v for k, v in {"probe": right, "loss": heard}.items() if v is not None}
     if heard is not None and heard < SURE:
         belong = right is not None and right > SURE
@@ -58,6 +58,12 @@ def check(patient: Patient) -> Finding | None:
             numbers,
         )
     return None
+
+
+def _asked(patient: Patient) -> bool:
+    """Whether the system is trained so far that it must have learned to listen."""
+    far = patient.settings is None or 2 * patient.step >= patient.settings.steps
+    return patient.trained and far and patient.told
 
 
 def probe(patient: Patient, times: int = 100) -> float | None:
