@@ -2,8 +2,8 @@
 
 Of data alone a linear probe is asked: T = |XᵀY|², X the words of each row's captions (weighed by their rarity), Y the
 principal components of its thumbnail. If words and pictures belong together, T is far above what it is with the
-captions shuffled. A system that is half trained, or more, is asked directly: its own loss, at the same t and noise, must
-be lower with the right prompts than with those of other pictures.
+captions shuffled. A system that is half trained, or more, is asked directly: its own loss, at the same t and noise,
+must be lower with the right prompts than with those of other pictures.
 """
 
 from __future__ import annotations
