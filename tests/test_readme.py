@@ -21,12 +21,13 @@ from phosphene.cli.generate import generate
 from phosphene.cli.inspect import inspect
 from phosphene.cli.list import show
 from phosphene.cli.making import SHARED
+from phosphene.cli.replay import replay
 from phosphene.cli.train import _run, find
 
 PROJECT = Path(__file__).resolve().parent.parent
 PAGES = ["README.md", "README.zh-CN.md"]
 COMMANDS = {"evaluate": (evaluate,), "compare": (compare,), "inspect": (inspect,), "list": (show,), "data": (data,)}
-COMMANDS |= {"doctor": (doctor,)}
+COMMANDS |= {"doctor": (doctor,), "replay": (replay,)}
 COMMANDS |= {"generate": (generate, *SHARED), "edit": (edit, *SHARED), "convert": (convert,)}
 
 
