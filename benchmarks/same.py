@@ -4,7 +4,8 @@
     python benchmarks/same.py --model v1-5.safetensors --precision bf16 --size 512 --most 4 --steps 2
 
 Prints, for each sampler, the largest difference in x0 (a picture spans 2) between a picture alone and the same one
-among others, of other lengths too; then the seconds of so many pictures in one batch and one by one, medians, taken in turns.
+among others, of other lengths too; then the seconds of so many pictures in one batch and one by one, medians, taken in
+turns.
 """
 
 from __future__ import annotations
