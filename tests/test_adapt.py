@@ -329,7 +329,7 @@ def test_an_autoencoder_of_other_latents_is_refused(system, tmp_path):
     from phosphene.nets.autoencoder import Autoencoder, ConvDecoder, ConvEncoder
 
     bundle.save(Autoencoder(ConvEncoder(8, (W,)), ConvDecoder(4, (W,)), 4, 2), tmp_path / "other.safetensors")
-    with pytest.raises(Problem, match=r"4 channels, 1/2 the size; this model's latents have 8 channels, 1/4"):
+    with pytest.raises(Problem, match=r"4 channels at 1/2 of a picture's size, the model's 8 channels at 1/4"):
         adapt.replace_autoencoder(system, tmp_path / "other.safetensors")
     bundle.save(ddpm(), tmp_path / "ddpm.safetensors")
     with pytest.raises(Problem, match="is a Ddpm, an autoencoder was expected"):

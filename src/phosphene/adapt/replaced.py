@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from ..errors import Problem
@@ -75,16 +74,9 @@ class Replaced(Worn):
 def replace_autoencoder(system: nn.Module, file: str | Path) -> Replaced:
     """Puts the autoencoder of a file, or of the whole model in it, in the place of the system's.
 
-    A file that does not say how its latents are scaled is scaled as the system's own. Raises Problem where the system
-    has none, and where the two do not have latents of one shape.
+    Raises Problem where it does not fit (vae.in_place_of).
     """
-    own = getattr(system, "autoencoder", None)
-    if own is None:
-        raise Problem(f"this {type(system).__name__} has no autoencoder that {file} could replace")
-    other = vae.at(file, float(torch.as_tensor(getattr(own, "scale", 1.0)).mean()))
-    sizes = [f"{a.channels} channels, 1/{a.f} the size" for a in (own, other)]
-    if sizes[0] != sizes[1]:
-        raise Problem(f"{file} is an autoencoder of {sizes[1]}; this model's latents have {sizes[0]}")
+    other = vae.in_place_of(system, file)
     replaced = Replaced(frozen(other.to(system.device)))
     replaced.put(system, Path(file).stem, Path(file) if Path(file).is_file() else None)
     return replaced

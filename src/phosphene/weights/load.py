@@ -183,17 +183,10 @@ def family_of(found: Found) -> ModuleType:
 
 
 def replaced(system: Any, path: str | Path) -> Any:
-    """The system with another autoencoder, that at `path`. Raises Problem where that is none, or of another size."""
-    from .vae import at
+    """The system with another autoencoder for good, that at `path` (vae.in_place_of)."""
+    from .vae import in_place_of
 
-    own = getattr(system, "autoencoder", None)
-    if own is None or not hasattr(own, "f"):
-        raise Problem(f"{path}: a {type(system).__name__} has no autoencoder to replace")
-    other = at(path, float(torch.as_tensor(getattr(own, "scale", 1.0)).mean()))
-    if (other.channels, other.f) != (own.channels, own.f):
-        theirs, ours = f"{other.channels} at 1/{other.f}", f"{own.channels} at 1/{own.f}"
-        raise Problem(f"{path}: its latents have {theirs} of a picture's size, the model's {ours}")
-    system.autoencoder = system.arguments["autoencoder"] = other.requires_grad_(False)
+    system.autoencoder = system.arguments["autoencoder"] = in_place_of(system, path).requires_grad_(False)
     return system
 
 

@@ -100,6 +100,21 @@ def at(path: str | Path, scale: float) -> nn.Module:
     return part
 
 
+def in_place_of(system: nn.Module, path: str | Path) -> nn.Module:
+    """The autoencoder at a path, to stand where the system's own does; scaled as that one, if its file does not say.
+
+    Raises Problem where the system has none, and where the two do not have latents of one shape.
+    """
+    own = getattr(system, "autoencoder", None)
+    if own is None or not hasattr(own, "f"):
+        raise Problem(f"{path}: this {type(system).__name__} has no autoencoder to replace")
+    other = at(path, float(torch.as_tensor(getattr(own, "scale", 1.0)).mean()))
+    if (other.channels, other.f) != (own.channels, own.f):
+        theirs, ours = f"{other.channels} channels at 1/{other.f}", f"{own.channels} channels at 1/{own.f}"
+        raise Problem(f"{path}: its latents have {theirs} of a picture's size, the model's {ours}")
+    return other
+
+
 def autoencoder(
     tensors: files.Tensors, config: Mapping[str, Any], what: str, scale: float | None = None
 ) -> Autoencoder | VqAutoencoder:
