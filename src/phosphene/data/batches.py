@@ -8,7 +8,7 @@ number of workers or processes, nor what was drawn before, nor how a global batc
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -23,7 +23,7 @@ from phosphene.data.order import Bucketed, Shuffled, key, uniform
 from phosphene.data.pictures import check_crop, colour, fitted, image_size, opaque
 from phosphene.data.workers import in_order
 from phosphene.errors import Problem, unknown
-from phosphene.systems.base import Batch, Prompt, System
+from phosphene.systems.base import Batch, Prompt, System, evaluating
 
 PROMPTS = ("caption", "label", "none")
 CAPTION, DROP, FLIP, CROP_X, CROP_Y, OTHER = range(10, 16)  # what a random number is for
@@ -280,7 +280,7 @@ def cached(
     table = flipped = None
     captions: list[tuple[str, ...]] = [()] * n
     labels: list[int | None] = [None] * n
-    with torch.random.fork_rng(), _evaluating(system):
+    with torch.random.fork_rng(), nullcontext() if system is None else evaluating(system):
         torch.manual_seed(key(batches.seed, 99))
         for chunk, rows in in_order(partial(_read_all, batches), chunks, workers):
             for row, (_, c, label, why) in zip(chunk, rows, strict=True):
@@ -327,20 +327,6 @@ def _put(table: Tensor | None, n: int, where: Tensor, values: Tensor) -> Tensor:
         table = values.new_zeros((n, *values.shape[1:]))
     table[where] = values
     return table
-
-
-@contextmanager
-def _evaluating(system: System | None):
-    """The system in eval mode inside, as it was afterwards."""
-    if system is None:
-        yield
-        return
-    was = system.training
-    system.eval()
-    try:
-        yield
-    finally:
-        system.train(was)
 
 
 def _all_broken(batches: Batches) -> Problem:

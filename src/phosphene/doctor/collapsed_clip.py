@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from ..systems.base import evaluating
 from .finding import Finding
-from .patient import Patient, evaluating
+from .patient import Patient
 
 NAME = "embeddings that differ"
 ALIKE = 0.98  # mean cosine of two pictures', or two texts', embeddings

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from ..systems.base import evaluating
 from .finding import Finding
-from .patient import Patient, evaluating
+from .patient import Patient
 
 NAME = "discriminator that learns"
 TURN = "discriminator"

@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +21,7 @@ from torch import Tensor
 from ..data.base import Source, open_source, parse_spec
 from ..data.batches import Batches
 from ..errors import Problem
-from ..systems.base import Batch, System
+from ..systems.base import Batch, System, evaluating
 from ..training import checkpoint
 from ..training.settings import Settings
 from .table import Table, table
@@ -166,16 +165,6 @@ def prepared(system: System, batch: Batch, number: int = 0) -> Batch:
         batch = system.prepare(batch.to(system.device))
     batch.image = batch.image.float()
     return batch
-
-
-@contextmanager
-def evaluating(system: System) -> Iterator[None]:
-    was = system.training
-    system.eval()
-    try:
-        yield
-    finally:
-        system.train(was)
 
 
 def surely(differences: Tensor) -> float:

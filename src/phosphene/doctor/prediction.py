@@ -10,8 +10,9 @@ import torch
 
 from ..diffusion.cond import Cond
 from ..diffusion.denoiser import target
+from ..systems.base import evaluating
 from .finding import Finding
-from .patient import Patient, evaluating
+from .patient import Patient
 
 NAME = "what the weights predict"
 READINGS = ("eps", "v", "x0", "flow")

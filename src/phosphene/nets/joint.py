@@ -27,8 +27,12 @@ class JointAttention2d(SelfAttention2d):
     ):
         super().__init__(channels, head_dim, context_dim, layers, how)
         context_dim = wanted(context_dim, self)
-        self.norm_tokens: nn.Module = nn.Identity()
+        self.norm_tokens = self.norm_of(context_dim)
         self.to_k, self.to_v = nn.Linear(context_dim, channels), nn.Linear(context_dim, channels)
+
+    def norm_of(self, context_dim: int) -> nn.Module:
+        """What the tokens go through before they are attended to."""
+        return nn.Identity()
 
     def forward(self, x: Tensor, cond=None) -> Tensor:
         h = self.norm(x).flatten(2).transpose(1, 2)  # (B, HW, C)
@@ -43,16 +47,8 @@ class JointAttention2d(SelfAttention2d):
 class NormedJointAttention2d(JointAttention2d):
     """The same, with a norm on the tokens (Saharia et al. 2022, Imagen, §2.4; here GroupNorm, as in DeepFloyd's IF)."""
 
-    def __init__(
-        self,
-        channels: int,
-        head_dim: int | None = None,
-        context_dim: int | None = None,
-        layers: int = 1,
-        how: Conventions = OURS,
-    ):
-        super().__init__(channels, head_dim, context_dim, layers, how)
-        self.norm_tokens = nn.GroupNorm(32, wanted(context_dim, self))
+    def norm_of(self, context_dim: int) -> nn.Module:
+        return nn.GroupNorm(32, context_dim)
 
 
 class CrossAttention2d(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -92,6 +93,17 @@ class System(nn.Module):
     @property
     def device(self) -> torch.device:
         return self.place or next(self.parameters()).device
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """The module in eval mode inside, and afterwards in the mode that it was in."""
+    was = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(was)
 
 
 def frozen(module: nn.Module) -> nn.Module:
