@@ -20,9 +20,9 @@ from ..nets.unet import UNet
 from ..systems.ddpm import Ddpm
 from ..systems.upscale import Upscaler
 from ..text.glide import GlideEncoder, GlideTokenizer
-from .guided import Said, attention, network, shapes
+from .guided import Said, attention, network, shapes, transformer
 from .load import Found
-from .tables import Entry, Packed, empty, entry, fill, layer, understood
+from .tables import Entry, empty, entry, fill, layer, understood
 from .unets import ldm
 
 OPTIONS = {
@@ -100,23 +100,12 @@ def encoder(found: Found, said: Said, shape: dict[str, tuple[int, ...]]) -> Glid
 
 
 def text_entries(layers: int, heads: int) -> list[Entry]:
-    """The text's transformer: q, k and v are packed head by head."""
-    made = [
+    """The text's transformer, and what is beside it."""
+    return [
         entry("transformer.token.weight", "token_embedding.weight"),
         entry("transformer.position", "positional_embedding"),
         entry("padding", "padding_embedding"),
         *layer("transformer.norm", "final_ln"),
         *layer("proj", "transformer_proj"),
+        *transformer("transformer.blocks", layers, heads),
     ]
-    names = {
-        "norm1": "ln_1",
-        "norm2": "ln_2",
-        "attn.to_out": "attn.c_proj",
-        "mlp.fc1": "mlp.c_fc",
-        "mlp.fc2": "mlp.c_proj",
-    }
-    for i in range(layers):
-        ours, theirs = f"transformer.blocks.{i}", f"transformer.resblocks.{i}"
-        made += layer([f"{ours}.attn.to_{c}" for c in "qkv"], f"{theirs}.attn.c_qkv", Packed(heads))
-        made += [e for name, other in names.items() for e in layer(f"{ours}.{name}", f"{theirs}.{other}")]
-    return made

@@ -294,6 +294,18 @@ def attention(legacy: bool = True) -> Attend:
     return entries
 
 
+def transformer(ours: str, layers: int, heads: int) -> list[Entry]:
+    """OpenAI's transformer of tokens, of GLIDE's text and karlo's prior: q, k and v are packed head by head."""
+    names = {"norm1": "ln_1", "attn.to_out": "attn.c_proj"}
+    names |= {"norm2": "ln_2", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj"}
+    made = []
+    for i in range(layers):
+        here, there = f"{ours}.{i}", f"transformer.resblocks.{i}"
+        made += layer([f"{here}.attn.to_{c}" for c in "qkv"], f"{there}.attn.c_qkv", Packed(heads))
+        made += [e for name, other in names.items() for e in layer(f"{here}.{name}", f"{there}.{other}")]
+    return made
+
+
 # (the key that tells it, the head, its entries)
 HEADS: list[tuple[str, type, list[Entry]]] = [
     (

@@ -22,10 +22,10 @@ from ..nets.prior import Prior
 from ..nets.unet import UNet
 from ..text.unclip import UnclipHead
 from . import added, files
-from .guided import Said, attention, shapes
+from .guided import Said, attention, shapes, transformer
 from .guided import network as guided_network
 from .load import Found
-from .tables import Entry, Packed, Shape, empty, entry, fill, layer, understood
+from .tables import Entry, Shape, empty, entry, fill, layer, understood
 from .unets import known, ldm
 
 OPTIONS = {
@@ -168,17 +168,7 @@ def published_prior(tensors: Mapping[str, Tensor], found: Found, dtype: torch.dt
             "out": "out_proj",
         }
     )
-    inside = {
-        "norm1": "ln_1",
-        "norm2": "ln_2",
-        "attn.to_out": "attn.c_proj",
-        "mlp.fc1": "mlp.c_fc",
-        "mlp.fc2": "mlp.c_proj",
-    }
-    for i in range(layers):
-        ours, theirs = f"blocks.{i}.", f"transformer.resblocks.{i}."
-        made += layer([f"{ours}attn.to_{c}" for c in "qkv"], f"{theirs}attn.c_qkv", Packed(heads))
-        made += _layers(inside, ours, theirs)
+    made += transformer("blocks", layers, heads)
     return fill(net, made, tensors, what=found.path.name, dtype=dtype, own=_stats(found, dim))
 
 
