@@ -13,7 +13,6 @@ from phosphene.recipes.base import Plan, check_choice, recipe, source_of
 if TYPE_CHECKING:
     from phosphene.data.emoji import Emoji
     from phosphene.systems.autoencoder import AutoencoderSystem
-    from phosphene.systems.clip import ClipSystem
     from phosphene.text.vocabulary import Vocabulary
 
 STYLES = "noto|fluent-3d|fluent-flat|twemoji"  # OpenMoji is share-alike
@@ -88,7 +87,7 @@ def clip(
     """
     from phosphene.data.batches import Batches, cached
     from phosphene.nets.autoencoder import ConvTower
-    from phosphene.recipes.parts import pictures_of, text_encoder, zero_shot
+    from phosphene.recipes.parts import names_found, text_encoder
     from phosphene.systems.clip import ClipSystem
 
     source = rows(data, styles=styles)
@@ -98,18 +97,7 @@ def clip(
     settings = dict(steps=steps, lr=lr, weight_decay=0.05, seed=seed)
 
     held = held_rows(data, styles)
-
-    def report(trained: ClipSystem) -> list[str]:
-        if held is None:
-            return ["- zero-shot accuracy: not measured, as no rows are held out (split=val)"]
-        pictures = pictures_of(held, size)
-        return [
-            zero_shot(trained, pictures, "group", [r["group"].replace("-", " ") for r in held.rows], "a photo of {}"),
-            zero_shot(trained, pictures, "English name", [r["name_en"] for r in held.rows]),
-            zero_shot(trained, pictures, "Chinese name", [r["name_zh"] for r in held.rows]),
-        ]
-
-    return Plan(system, batches, settings, report=report, card="# emoji.clip")
+    return Plan(system, batches, settings, report=lambda it: names_found(it, held, size), card="# emoji.clip")
 
 
 @recipe(autoencoder="emoji.autoencoder", clip="emoji.clip")

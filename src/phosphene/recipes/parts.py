@@ -10,6 +10,7 @@ from torch import Tensor
 
 from phosphene.data.base import Example, Source
 from phosphene.data.batches import Batches, Cached, cached
+from phosphene.data.emoji import Emoji
 from phosphene.errors import Problem
 from phosphene.nets.autoencoder import Autoencoder, ConvDecoder, ConvEncoder, PatchCode, PatchDiscriminator
 from phosphene.nets.transformer import TextTransformer
@@ -55,6 +56,23 @@ class Named:
         return replace(self.source[self.start + i], captions=(*names, *photos))
 
 
+class Joined:
+    """The rows of several sources, one source after the other."""
+
+    def __init__(self, sources: Sequence[Source]):
+        self.sources, self.name = sources, " and ".join(source.name for source in sources)
+
+    def __len__(self) -> int:
+        return sum(map(len, self.sources))
+
+    def __getitem__(self, i: int) -> Example:
+        for source in self.sources:
+            if i < len(source):
+                return source[i]
+            i -= len(source)
+        raise IndexError(i)
+
+
 def pictures_of(source: Source, size: int) -> Tensor:
     """All pictures of a small source: (N, 3, H, W) in [−1, 1]. Raises Problem where one is broken."""
     batches = Batches(source, size=size, batch=1)
@@ -76,6 +94,18 @@ def zero_shot(system: ClipSystem, pictures: Tensor, what: str, names: Sequence[s
     right = sum(classes[k] == name for k, name in zip(nearest, names, strict=True))
     chance = f"chance {1 / len(classes):.1%}"
     return f"- zero-shot {what}: {right / len(names):.1%} of {len(names)} held-out pictures; {chance}"
+
+
+def names_found(system: ClipSystem, held: Emoji | None, size: int) -> list[str]:
+    """Zero-shot accuracy on held-out emoji, by their group and by their names in both languages: lines."""
+    if held is None:
+        return ["- zero-shot accuracy: not measured, as no rows are held out (split=val)"]
+    pictures = pictures_of(held, size)
+    return [
+        zero_shot(system, pictures, "group", [r["group"].replace("-", " ") for r in held.rows], "a photo of {}"),
+        zero_shot(system, pictures, "English name", [r["name_en"] for r in held.rows]),
+        zero_shot(system, pictures, "Chinese name", [r["name_zh"] for r in held.rows]),
+    ]
 
 
 @torch.no_grad()
