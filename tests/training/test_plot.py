@@ -30,9 +30,9 @@ def test_several_turns_negative_and_wild_numbers():
 
 
 def test_ticks_are_round_and_inside():
-    assert plot._ticks(0, 60, False) == [0, 10, 20, 30, 40, 50, 60]
-    assert plot._ticks(math.log10(0.02), math.log10(30), True) == [0.1, 1, 10] or all(
-        0.02 <= t <= 30 for t in plot._ticks(math.log10(0.02), math.log10(30), True)
+    assert plot.ticks(0, 60, False) == [0, 10, 20, 30, 40, 50, 60]
+    assert plot.ticks(math.log10(0.02), math.log10(30), True) == [0.1, 1, 10] or all(
+        0.02 <= t <= 30 for t in plot.ticks(math.log10(0.02), math.log10(30), True)
     )
 
 

@@ -8,28 +8,55 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 ROWS = 512  # of scores at a time, so that they stay in the cache
+Listener = Callable[[Tensor, Tensor, Tensor | None, int], None]
+_listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, told: int = 0) -> Tensor:
     """softmax(q·kᵀ/√d + bias)·v.
 
-    q (B, H, L, d), k and v (B, H, M, d); bias broadcasts to (B, H, L, M), −∞ where a token must not be seen.
+    q (B, H, L, d), k and v (B, H, M, d); bias broadcasts to (B, H, L, M), −∞ where a token must not be seen. `told`
+    says that the first so many keys are a condition's tokens: calculated alike, and shown to who is `listening`.
     By torch's fused kernel; but on the CPU, where a gradient is wanted, by two matrix products: there the backward of
     the fused kernel is the slower one in bf16 (benchmarks/train.py measures it). And where half precision has no matrix
     unit that the fused kernel uses, by products of a few rows at a time: twice as fast (benchmarks/sampling.py).
     """
+    if told and (listener := _listener.get()) is not None:
+        listener(q, k, bias, told)
     if q.device.type == "cpu":
         if torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v)):
             return _by_products(q, k, v, bias)
         if q.dtype != torch.float32 and k.shape[2] >= ROWS // 2 and not _fused_is_fast():
             return _by_rows(q, k, v, bias)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=None if bias is None else bias.to(q.dtype))
+
+
+@contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """Within it, and in this thread, listener(q, k, bias, told) sees every attention to a condition's tokens.
+
+    What is calculated is the same, bit for bit: the listener gets what goes in and makes its own weights of it.
+    """
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
+
+
+def weights(q: Tensor, k: Tensor, bias: Tensor | None = None) -> Tensor:
+    """softmax(q·kᵀ/√d + bias) in float32, (…, L, M): rows sum to 1. q (…, L, d), k (…, M, d); for looking at."""
+    scores = q.float() @ k.float().transpose(-1, -2) / math.sqrt(q.shape[-1])
+    return torch.softmax(scores if bias is None else scores + bias.float(), dim=-1)
 
 
 def _by_products(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
@@ -91,12 +118,13 @@ class Attention(nn.Module):
         self.to_out = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, context: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+        told = 0 if context is None else context.shape[1]
         context = x if context is None else context
-        return self.mix(self.to_q(x), self.to_k(context), self.to_v(context), bias)
+        return self.mix(self.to_q(x), self.to_k(context), self.to_v(context), bias, told)
 
-    def mix(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-        """Queries (B, L, dim), keys and values (B, M, dim), projected already → (B, L, dim)."""
-        out = attention(self._split(q), self._split(k), self._split(v), bias)  # (B, H, L, d)
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, told: int = 0) -> Tensor:
+        """Queries (B, L, dim), keys and values (B, M, dim), projected already → (B, L, dim); `told` as in attention."""
+        out = attention(self._split(q), self._split(k), self._split(v), bias, told)  # (B, H, L, d)
         return self.to_out(out.transpose(1, 2).flatten(2))
 
     def _split(self, x: Tensor) -> Tensor:

@@ -40,7 +40,7 @@ class JointAttention2d(SelfAttention2d):
         k = torch.cat([self.to_k(tokens), self.attn.to_k(h)], dim=1)  # (B, L + HW, C)
         v = torch.cat([self.to_v(tokens), self.attn.to_v(h)], dim=1)
         bias = None if cond.mask is None else F.pad(visible(cond.mask), (0, h.shape[1]))
-        h = self.attn.mix(self.attn.to_q(h), k, v, bias)
+        h = self.attn.mix(self.attn.to_q(h), k, v, bias, told=tokens.shape[1])
         return x + h.transpose(1, 2).unflatten(2, x.shape[2:])
 
 

@@ -6,7 +6,7 @@ starting from a picture (SDEdit), redrawing a part of it, inversion, a second pa
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -77,10 +77,13 @@ class Ddpm(System):
         """x → pictures (B, 3, H, W) in [−1, 1]; grey ones are given three equal channels."""
         return x.expand(-1, 3, -1, -1).clamp(-1, 1) if x.shape[1] == 1 else x.clamp(-1, 1)
 
+    def cond(self, batch: Batch) -> Cond:
+        """What the denoiser is told of the pictures of a prepared batch."""
+        return self.encoder(batch.prompts)
+
     def loss(self, batch: Batch, turn: str = "model") -> Loss:
         """Algorithm 1: the mean of the denoiser's loss over the batch."""
-        cond = self.encoder(batch.prompts)
-        total = self.denoiser.loss(batch.image, cond, where=batch.weight).mean()
+        total = self.denoiser.loss(batch.image, self.cond(batch), where=batch.weight).mean()
         return Loss(total, {"loss": total.detach()})
 
     @torch.no_grad()
@@ -148,6 +151,7 @@ class Ddpm(System):
         grammar: str = "webui",
         clip_skip: int | None = None,
         beside: Cond | None = None,
+        around: Callable[[Denoise], Denoise] | None = None,
         **options,
     ) -> Iterator[Preview]:
         """One run of a sampler.
@@ -159,6 +163,7 @@ class Ddpm(System):
         rescale, interval   of classifier-free guidance (diffusion/guidance.py)
         grammar, clip_skip  of the prompts (systems/words.py)
         beside    what the network is shown beside x; None: what the source says
+        around    put around the guided guess: who looks at it, or changes it (views/ does the first)
         """
         n, schedule = len(prompts), self.denoiser.schedule
         sampler = sampler or ("ddim" if source and source.invert is not None else self.sampler)
@@ -180,6 +185,7 @@ class Ddpm(System):
             x = yield from self._inversion(known, times, source, **words)
         how = {"rescale": rescale, "interval": interval, **words}
         denoise = self._guided(prompts, negative, self.guidance if guidance is None else guidance, times, **how)
+        denoise = denoise if around is None else around(denoise)
         going = sample(sampler, denoise, x, times, schedule, noise=noise, **options)
         if source is not None and source.mask is not None and not sees:
             going = keep(going, known, 1 - source.inside(self.factor).to(z), schedule, z, times[-1])

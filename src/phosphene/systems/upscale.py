@@ -16,7 +16,7 @@ from ..diffusion.denoiser import Denoiser
 from ..diffusion.noise import path
 from ..errors import Problem
 from ..parts import part
-from .base import Batch, Loss, Preview, Prompt
+from .base import Batch, Preview, Prompt
 from .ddpm import Ddpm
 
 
@@ -51,12 +51,10 @@ class Upscaler(Ddpm):
         super().__init__(*base, options=options, threshold=threshold, bound=bound)
         self.small, self.noised, self.corners = small, noised, corners
 
-    def loss(self, batch: Batch, turn: str = "model") -> Loss:
-        """Algorithm 1, the small picture being the mean of the large one's pixels."""
+    def cond(self, batch: Batch) -> Cond:
+        """The prompts, and the small picture, which is the mean of the large one's pixels."""
         small = F.interpolate(batch.image, size=(self.small, self.small), mode="area")
-        cond = self.encoder(batch.prompts).merged(self.told(small, tuple(batch.image.shape[2:])))
-        total = self.denoiser.loss(batch.image, cond, where=batch.weight).mean()
-        return Loss(total, {"loss": total.detach()})
+        return self.encoder(batch.prompts).merged(self.told(small, tuple(batch.image.shape[2:])))
 
     def told(self, small: Tensor, size: tuple[int, int], z: Tensor | None = None) -> Cond:
         """Small pictures (B, 3, h, w) in [−1, 1], bilinearly enlarged to `size`: what the network is shown beside x.

@@ -25,7 +25,7 @@ from ..diffusion.cond import Cond
 from ..errors import Problem, regular
 from ..nets.transformer import TextTransformer
 from ..parts import part
-from .encoders import resized, words
+from .encoders import Spans, resized, words
 from .prompt import Emphasised, Fragment
 from .tokenizer import bpe_of
 
@@ -247,6 +247,19 @@ class ClipTextEncoder(nn.Module):
         tokens = pad_sequence([row.flatten(0, 1) for row in states.split(counts)], batch_first=True)
         lengths = torch.tensor(counts, device=tokens.device)[:, None] * states.shape[1]
         return Cond(vector, tokens, torch.arange(tokens.shape[1], device=tokens.device) < lengths)
+
+    def spelled(self, text: str) -> tuple[str, Spans]:
+        """The text as it is read, and for each token where its characters begin and end there: nowhere for some.
+
+        Raises Problem for a text with a word of textual inversion, whose vectors are no tokens.
+        """
+        text = clean(text)
+        spans = iter(self.tokenizer.bpe.encode(text, add_special_tokens=False).offsets)
+        chunks, size = self._chunks(text), self.transformer.length
+        if any(token.vector is not None for chunk in chunks for token in chunk):
+            raise Problem(f"{text!r} holds a word of textual inversion, whose parts stand nowhere in the text")
+        rows = [[(0, 0), *(span for _, span in zip(chunk, spans))] for chunk in chunks]
+        return text, [span for row in rows for span in row + [(0, 0)] * (size - len(row))]
 
     def _chunks(self, prompt: str | Emphasised | None) -> list[list[Token]]:
         """The prompt in chunks of at most 75 tokens, without start and end; at least one."""

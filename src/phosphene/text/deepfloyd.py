@@ -12,6 +12,7 @@ from ..errors import Problem
 from ..nets.attention import Attention
 from ..nets.layers import Conventions, TimeEmbedding
 from ..parts import part
+from .encoders import Spans
 
 
 class Pool(nn.Module):
@@ -69,6 +70,10 @@ class IfEncoder(nn.Module):
             )
         said = self.text(prompts)
         return self.read(said.tokens, said.mask)
+
+    def spelled(self, text: str) -> tuple[str, Spans]:
+        """What `text`'s encoder says of a text: its tokens are T5's."""
+        return self.text.spelled(text)
 
     def read(self, states: Tensor, mask: Tensor | None = None, level: Tensor | None = None) -> Cond:
         """T5's states (B, L, dim) and their mask → Cond. level (B,) in the place of the encoder's own."""

@@ -14,6 +14,8 @@ from ..parts import part
 from .prompt import Emphasised
 from .tokenizer import Tokenizer
 
+Spans = list[tuple[int, int]]
+
 
 @part
 class TextEncoder(nn.Module):
@@ -43,6 +45,10 @@ class TextEncoder(nn.Module):
             weights = token_weights(prompts, self.tokenizer.spans, tokens.shape[1])
             tokens = resized(tokens, tokens * weights.to(tokens)[..., None], root_mean_square(real))
         return Cond(vector=(tokens * real).sum(1) / real.sum(1), tokens=tokens, mask=mask)
+
+    def spelled(self, text: str) -> tuple[str, Spans]:
+        """The text as it is read, and for each token where its characters begin and end there: nowhere for some."""
+        return text, self.tokenizer.spans(text)
 
 
 @part
@@ -78,9 +84,6 @@ class NoEncoder(nn.Module):
 
     def forward(self, prompts: Sequence[object]) -> Cond:
         return Cond()
-
-
-Spans = list[tuple[int, int]]
 
 
 def token_weights(prompts: Sequence[str | Emphasised | None], spans: Callable[[str], Spans], length: int) -> Tensor:

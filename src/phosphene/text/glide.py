@@ -19,7 +19,7 @@ from ..diffusion.cond import Cond
 from ..errors import Problem
 from ..nets.transformer import TextTransformer
 from ..parts import part
-from .encoders import words
+from .encoders import Spans, words
 from .prompt import Emphasised
 from .tokenizer import bpe_of
 
@@ -80,6 +80,12 @@ class GlideEncoder(nn.Module):
                 "and vocab.bpe when it is loaded, tokenizer=FOLDER"
             )
         return self.read(torch.zeros(len(texts), length, dtype=torch.long), torch.zeros(len(texts), length).bool())
+
+    def spelled(self, text: str) -> tuple[str, Spans]:
+        """The text as it is read, and for each token where its characters begin and end there: nowhere for padding."""
+        text, length = text.lower(), self.transformer.length
+        spans = [] if self.tokenizer is None else self.tokenizer.bpe.encode(text).offsets[:length]
+        return text, spans + [(0, 0)] * (length - len(spans))
 
     def read(self, ids: Tensor, mask: Tensor) -> Cond:
         """ids and mask (B, L) → Cond."""

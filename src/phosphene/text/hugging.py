@@ -112,6 +112,10 @@ class HuggingEncoder(nn.Module):
             hint = " (local=False would ask the Hub for it)" if self.local else ""
             raise Problem(f"{name}: transformers reads no text encoder there{hint}: {line}") from None
 
+    def spelled(self, text: str) -> tuple[str, Spans]:
+        """The text, and for each token where its characters begin and end there: nowhere for some."""
+        return text, self._spans(text)
+
     def _spans(self, text: str) -> Spans:
         if not self.tokenizer.is_fast:
             raise Problem(

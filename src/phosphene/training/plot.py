@@ -36,11 +36,11 @@ def losses(rows: list[dict]) -> Image.Image | None:
 
     sheet = Image.new("RGB", (WIDTH, HEIGHT), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
-    for y in _ticks(low, high, scale is math.log10):
+    for y in ticks(low, high, scale is math.log10):
         height = place(0, y)[1]
         draw.line([(LEFT, height), (WIDTH - RIGHT, height)], GRID)
         draw.text((LEFT - 8, height), f"{y:.3g}", TEXT, font, "rm")
-    for step in _ticks(0, top_step, False):
+    for step in ticks(0, top_step, False):
         draw.text((place(step, values[0])[0], HEIGHT - BOTTOM + 8), f"{step:g}", TEXT, font, "mt")
     x = LEFT
     for (name, points), colour in zip(curves.items(), COLOURS * len(curves), strict=False):
@@ -68,15 +68,15 @@ def _smooth(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
     return smooth
 
 
-def _ticks(low: float, high: float, logarithmic: bool) -> list[float]:
-    """Round numbers between low and high, about six of them."""
+def ticks(low: float, high: float, logarithmic: bool) -> list[float]:
+    """Round numbers between low and high, about six of them; where logarithmic, low and high are log10 of the ends."""
     if logarithmic:
         decades = range(math.floor(low), math.ceil(high) + 1)
         for steps in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8)):
             ticks = [m * 10.0**d for d in decades for m in steps if low <= math.log10(m * 10.0**d) <= high]
             if len(ticks) >= 4:
                 return ticks
-        return _ticks(10**low, 10**high, False)
+        return ticks(10**low, 10**high, False)
     rough = (high - low) / 6
     size = 10 ** math.floor(math.log10(rough))
     step = next(m * size for m in (1, 2, 5, 10) if m * size >= rough)
