@@ -43,8 +43,7 @@ and its line in `FAULTS`.
 
 It looks at samples: a fault in one row of a thousand passes. A rate that is a few times too high or too low passes too, since
 sound runs differ by as much; so do fewer than 3 % of leaked and 5 % of doubled pictures, as simple pictures are alike by
-chance: of the test pictures of `scenes` 3.0 % are equal, to the pixel, to one of 100,000 training pictures, and 0.6 % to one
-of 30,000. Words and pictures that have nothing to do with colour and layout look shuffled to the probe of data alone; a run is asked
+chance. Words and pictures that have nothing to do with colour and layout look shuffled to the probe of data alone; a run is asked
 itself once it is half done. A model that was hardly trained is not asked what it predicts. Of a run without its bundle the system is built
 again by the recipe that the folder is named after; where there is none, its checkpoints and data are looked at alone.
 

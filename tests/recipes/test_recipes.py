@@ -64,11 +64,18 @@ def table(tmp_path_factory) -> Path:
     return path
 
 
-def test_scenes_latent(runs, scenes_autoencoder):
+@pytest.fixture(scope="module")
+def scenes_clip(runs) -> Path:
+    notes = trained("scenes.clip", runs / "scenes.clip", steps=2, batch=8, pictures=64, width=32, held=8)
+    assert "zero-shot object (en)" in notes[-2] and "zero-shot object (zh)" in notes[-1]
+    return runs / "scenes.clip"
+
+
+def test_scenes_latent(runs, scenes_autoencoder, scenes_clip):
     """Trains, is judged by the exact parser, says so in its card, and draws from words."""
     notes = trained(
-        "scenes.latent", runs / "scenes.latent", autoencoder=scenes_autoencoder, steps=2, batch=8, pictures=64,
-        width=48, judged=2,
+        "scenes.latent", runs / "scenes.latent", autoencoder=scenes_autoencoder, clip=scenes_clip, steps=2, batch=8,
+        pictures=64, width=48, judged=2,
     )  # fmt: skip
     assert [n for n in notes if "one object: right" in n and "chance" in n]
     assert notes[-1] in phosphene.describe(runs / "scenes.latent").card

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from phosphene.recipes import cifar10, emoji, mnist, scenes
+from phosphene.recipes import cifar10, clip, emoji, mnist, scenes
 from phosphene.recipes.base import Plan, Recipe, recipe
 
 RECIPES: dict[str, Callable[..., Recipe]] = {
     "mnist.ddpm": mnist.ddpm,
     "cifar10.ddpm": cifar10.ddpm,
     "cifar10.clip": cifar10.clip,
+    "clip.small": clip.small,
     "scenes.autoencoder": scenes.autoencoder,
+    "scenes.clip": scenes.clip,
     "scenes.latent": scenes.latent,
     "emoji.autoencoder": emoji.autoencoder,
     "emoji.clip": emoji.clip,

@@ -29,6 +29,7 @@ class Plan:
 
     settings  of `training.train`: steps, lr, …
     sample    system -> PIL picture or pictures (B, 3, H, W), for the grids of the run's folder
+    score     system -> {name: number}: how good it is, cheap enough for each `score_every` steps and the end
     finish    (system) -> None, with the averaged weights, before the bundle is written
     report    (system) -> lines that say how good it became, for the user and the card
     card      the model card, Markdown
@@ -39,6 +40,7 @@ class Plan:
     data: Batches
     settings: dict[str, Any]
     sample: Callable[[System], Any] | None = None
+    score: Callable[[System], dict[str, float]] | None = None
     finish: Callable[[System], None] | None = None
     report: Callable[[System], list[str]] | None = None
     card: str = ""
@@ -79,8 +81,8 @@ class Recipe:
 
         knobs = {k: str(v) if isinstance(v, Path) else v for k, v in self.knobs.items()}
         steps = train(
-            plan.system, plan.data, out=out, resume=resume, sample=plan.sample, card=plan.card, save=save, knobs=knobs,
-            **plan.settings,
+            plan.system, plan.data, out=out, resume=resume, sample=plan.sample, score=plan.score, card=plan.card,
+            save=save, knobs=knobs, recipe=self.name, **plan.settings,
         )  # fmt: skip
         with contextlib.closing(steps):  # a caller that leaves early leaves the training, too
             for progress in steps:
@@ -142,7 +144,7 @@ def recipe(**needs: str) -> Callable[[Callable[..., Plan]], Callable[..., Recipe
     """Decorator. The function gets its knobs as keywords; a knob in `needs` reaches it as the loaded system."""
 
     def decorate(function: Callable[..., Plan]) -> Callable[..., Recipe]:
-        name = f"{function.__module__.rpartition('.')[2]}.{function.__name__}"
+        name = f"{_family(function.__module__)}.{function.__name__}"
 
         @functools.wraps(function)
         def make(**knobs: Any) -> Recipe:
@@ -158,6 +160,12 @@ def recipe(**needs: str) -> Callable[[Callable[..., Plan]], Callable[..., Recipe
         return make
 
     return decorate
+
+
+def _family(module: str) -> str:
+    """phosphene.recipes.scenes.latent → scenes; a user's own my_recipe → my_recipe."""
+    own = module.removeprefix("phosphene.recipes.")
+    return own.split(".")[0] if own != module else module.rpartition(".")[2]
 
 
 def _noted(steps: Iterator[Progress], note: str) -> Iterator[Progress]:

@@ -1,4 +1,4 @@
-"""Scenes: coloured shapes in relations, drawn as they are needed. Nothing to download."""
+"""Latent diffusion of scenes."""
 
 from __future__ import annotations
 
@@ -13,39 +13,14 @@ PROMPTS = [
 ]  # fmt: skip
 
 
-@recipe()
-def autoencoder(
-    *,
-    data: str = "scenes",
-    size: int = 32,
-    steps: int = 600,
-    batch: int = 64,
-    channels: int = 8,
-    lr: float = 2e-3,
-    pictures: int = 20_000,
-    seed: int = 0,
-) -> Plan:
-    """An autoencoder of scenes, f = 4: 32×32 pixels ↔ 8×8×8.
-
-    phosphene train scenes.autoencoder
-
-    channels  numbers a place of the latent
-    pictures  how many scenes are drawn to learn from
-    """
-    from phosphene.recipes.parts import patch_autoencoder, pictures_for
-
-    batches = pictures_for(source_of(data, size=size, n=pictures), size, batch, seed)
-    system, finish = patch_autoencoder(batches, f=4, channels=channels, widths=(64, 96), depth=1)
-    return Plan(system, batches, dict(steps=steps, lr=lr, seed=seed), finish=finish, card="# scenes.autoencoder")
-
-
-@recipe(autoencoder="scenes.autoencoder")
+@recipe(autoencoder="scenes.autoencoder", clip="scenes.clip")
 def latent(
     *,
     data: str = "scenes",
     size: int = 32,
     autoencoder: Path | None = None,
-    steps: int = 3000,
+    clip: Path | None = None,
+    steps: int = 2400,
     batch: int = 64,
     lr: float = 1e-3,
     width: int = 96,
@@ -62,6 +37,7 @@ def latent(
     prompts of one object, 30 % of 200 of two to four like ones, 3 % of 200 of two different ones (docs/scenes.md).
 
     autoencoder  a bundle of scenes.autoencoder; trained first where none is given
+    clip         a bundle of scenes.clip, whose text encoder it begins with; trained first where none is given
     width        channels at the latent's full size
     drop         how often the caption is left out
     pictures     how many scenes are drawn to learn from
@@ -73,14 +49,13 @@ def latent(
     from phosphene.nets.layers import ScaleShiftResBlock, SpatialTransformer
     from phosphene.nets.unet import UNet
     from phosphene.recipes.grids import grid_of
-    from phosphene.recipes.parts import text_encoder
     from phosphene.systems.latent import Latent
 
-    ae = autoencoder.autoencoder
+    ae, encoder = autoencoder.autoencoder, clip.text
     scenes = source_of(data, size=size, n=pictures)
-    encoder = text_encoder(scenes, 512, 192, layers=2)
     net = UNet(
-        ae.channels, ae.channels, (width, 3 * width // 2), 1, (0, 1), head_dim=24, context_dim=192, vector_dim=192,
+        ae.channels, ae.channels, (width, 3 * width // 2), 1, (0, 1), head_dim=24, context_dim=encoder.width,
+        vector_dim=encoder.width,
         emb_dim=2 * width, block=ScaleShiftResBlock, attend=SpatialTransformer,
     )  # fmt: skip
     denoiser = Denoiser(net, Flow(draws="logit_normal", mean=0.4), "flow")
