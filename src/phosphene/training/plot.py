@@ -73,9 +73,9 @@ def ticks(low: float, high: float, logarithmic: bool) -> list[float]:
     if logarithmic:
         decades = range(math.floor(low), math.ceil(high) + 1)
         for steps in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8)):
-            ticks = [m * 10.0**d for d in decades for m in steps if low <= math.log10(m * 10.0**d) <= high]
-            if len(ticks) >= 4:
-                return ticks
+            found = [m * 10.0**d for d in decades for m in steps if low <= math.log10(m * 10.0**d) <= high]
+            if len(found) >= 4:
+                return found
         return ticks(10**low, 10**high, False)
     rough = (high - low) / 6
     size = 10 ** math.floor(math.log10(rough))
