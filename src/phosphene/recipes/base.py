@@ -173,6 +173,11 @@ def _noted(steps: Iterator[Progress], note: str) -> Iterator[Progress]:
         yield replace(progress, notes=(note, *progress.notes)) if i == 0 else progress
 
 
+def every(steps: int, times: int = 6) -> int:
+    """How many steps lie between what is done `times` times in a run."""
+    return max(1, steps // times)
+
+
 def source_of(spec: str, **options: Any):
     """The source of a spec with these options added, where it does not say them itself.
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from phosphene.errors import Problem
-from phosphene.systems.base import Batch, Loss, System
+from phosphene.systems.base import Batch, Loss, System, evaluating
 from phosphene.training import checkpoint
 from phosphene.training.ema import Ema, attach, ema_weights
 from phosphene.training.folder import Folder, record
@@ -37,9 +38,11 @@ def train(
     resume: bool = False,
     start: str | Path | None = None,
     sample: Callable[[System], Any] | None = None,
+    score: Callable[[System], dict[str, float]] | None = None,
     card: str | None = None,
     save: Callable[..., Any] | None = None,
     knobs: dict | None = None,
+    recipe: str | None = None,
     **settings: Any,
 ) -> Iterator[Progress]:
     """Trains `system` on `data`; the caller's `for` loop shows, logs and stops.
@@ -49,9 +52,10 @@ def train(
     resume    go on from the newest whole checkpoint in `out`, with the same settings
     start     begin from the (averaged) weights of another run's folder or checkpoint
     sample    system -> PIL picture or (B, 3, H, W) in [-1, 1], each `sample_every` steps, with the averaged weights
+    score     system -> {name: number}, each `score_every` steps and at the end, with the averaged weights
     card      the model card for the bundle
     save      (system, path, card=…) writes the bundle; None: `weights.bundle.save`
-    knobs     the recipe's own arguments: kept in settings.json and compared on resume
+    knobs     the recipe's own arguments: kept in settings.json and compared on resume; recipe: its name, kept there
     settings  the fields of `Settings`: steps=, lr=, warmup=, decay=, floor=, betas=, clip=, ema=, precision=, seed=, …
 
     At the end the system holds the averaged weights; within the run `ema_weights(system)` shows them. A caller that
@@ -59,19 +63,20 @@ def train(
     Raises Problem: a setting that cannot be; a folder that cannot be written, holds another run, or whose checkpoints
     are all damaged; a loss or gradient that is not finite (says the step and what to try).
     """
-    run = _Run(system, data, Settings.of(settings), start, sample)
+    run = _Run(system, data, Settings.of(settings), start, sample, score)
     if out is not None:
         run.folder = Folder(out)
         if run.team.leads:
-            run.folder.claim(run.record(knobs or {}), resume)
+            run.folder.claim(run.record(knobs or {}) | {"name": recipe}, resume)
     return run.steps(resume, lambda path: (save or _bundle)(system, path, card=card))
 
 
 class _Run:
     """A run: its state, its loop, what it writes."""
 
-    def __init__(self, system: System, data: Any, settings: Settings, start, sample) -> None:
-        self.system, self.data, self.settings, self.start, self.sample = system, data, settings, start, sample
+    def __init__(self, system: System, data: Any, settings: Settings, start, sample, score) -> None:
+        self.system, self.data, self.settings = system, data, settings
+        self.start, self.sample, self.score = start, sample, score
         self.folder: Folder | None = None
         self.team = Team(system.device)
         self.slots = self.team.slots(data.slots)
@@ -208,7 +213,8 @@ class _Run:
         """The step's Progress; writes what is due."""
         s, last = self.settings, self.step == self.settings.steps
         due = {n: every > 0 and self.step % every == 0 for n, every in s.every.items()}
-        logged = bool(log.gathered) and (due["log"] or last or log.updates == 1)
+        scored = bool(self.score and self.team.leads and log.updates) and (due["score"] or last)
+        logged = bool(log.gathered) and (due["log"] or last or scored or log.updates == 1)
         if (logged or due["checkpoint"]) and log.updates:
             self.check(before=False)
         if logged:
@@ -223,23 +229,32 @@ class _Run:
             per_second=log.per_second,
             eta=log.eta(s.steps - self.step),
             numbers=log.numbers,
+            scores=self.scored(log) if scored else {},
             logged=logged,
         )
         if not (self.folder and self.team.leads and log.updates):
             return now
         if logged:
             self.folder.log(now.row())
-        shown = self.show() if self.sample and (due["sample"] or (last and s.sample_every)) else None
+        shown = self.show(log) if self.sample and (due["sample"] or (last and s.sample_every)) else None
         kept = self.save() if due["checkpoint"] or last else None
         return replace(now, sample=shown, checkpoint=kept)
 
-    def show(self) -> Path:
+    def show(self, log: Log) -> Path:
         """samples/step-N.png, with the averaged weights."""
-        self.system.eval()
-        with ema_weights(self.system), torch.no_grad():
-            path = self.folder.sample(self.sample(self.system), self.step)
-        self.system.train()
-        return path
+        with self.looked_at(log):
+            return self.folder.sample(self.sample(self.system), self.step)
+
+    def scored(self, log: Log) -> dict[str, float]:
+        """{"score/NAME": the recipe's score}, with the averaged weights."""
+        with self.looked_at(log):
+            return {f"score/{name}": float(value) for name, value in self.score(self.system).items()}
+
+    @contextmanager
+    def looked_at(self, log: Log) -> Iterator[None]:
+        """In eval mode with the averaged weights; what is drawn and how long it takes are not the training's."""
+        with log.paused(), torch.random.fork_rng(), evaluating(self.system), ema_weights(self.system), torch.no_grad():
+            yield
 
     def save(self) -> Path | None:
         """A checkpoint of where the run stands, unless there is one."""

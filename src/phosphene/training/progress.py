@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -19,9 +21,11 @@ class Progress:
     """Where a run stands after `step` of `steps` updates.
 
     lr          the rate of this update (of the first turn)
-    images      pictures seen, and `seconds` trained, earlier sessions counted; per_second is of the last line's window
+    images      pictures seen, and `seconds` trained, earlier sessions counted, samples and scores not; per_second is
+                of the last line's window
     eta         seconds to go
     numbers     means since the log's line before: "loss/TURN", "grad_norm/TURN", "TURN/PART"; new where `logged`
+    scores      "score/NAME", where the recipe's score was taken at this step
     checkpoint, sample   the files written at this step
     notes       lines that the user should see
     """
@@ -35,6 +39,7 @@ class Progress:
     eta: float
     numbers: dict[str, float]
     logged: bool = False
+    scores: dict[str, float] = field(default_factory=dict)
     checkpoint: Path | None = None
     sample: Path | None = None
     notes: tuple[str, ...] = ()
@@ -52,7 +57,7 @@ class Progress:
     def row(self) -> dict[str, float]:
         """A line of metrics.jsonl."""
         clock = {"images": self.images, "seconds": round(self.seconds, 3), "images/s": round(self.per_second, 3)}
-        return {"step": self.step, "loss": self.loss, **self.numbers, "lr": self.lr, **clock}
+        return {"step": self.step, "loss": self.loss, **self.numbers, **self.scores, "lr": self.lr, **clock}
 
 
 class Log:
@@ -90,6 +95,17 @@ class Log:
     @property
     def seconds(self) -> float:
         return time.perf_counter() - self.begun
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What happens within it takes no time."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            lost = time.perf_counter() - began
+            self.since += lost
+            self.begun += lost
 
     def eta(self, steps: int) -> float:
         return steps * (self.seconds - self.before) / self.updates if self.updates else math.nan

@@ -9,8 +9,9 @@ import torch
 
 from phosphene.errors import Problem, unknown
 
+EVERY = ("log_every", "checkpoint_every", "sample_every", "score_every")
 PRECISIONS = ("auto", "bf16", "fp32")
-FREE = {"workers", "log_every", "checkpoint_every", "sample_every", "keep", "tensorboard"}  # do not change the weights
+FREE = {"workers", *EVERY, "keep", "tensorboard"}  # do not change the weights
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Settings:
     precision        "bf16": autocast over float32 weights; "fp32"; "auto": bf16 where the device is good at it
     compile          torch.compile of the repeated blocks
     workers          processes that load pictures
-    log_every, checkpoint_every, sample_every   in steps; 0: never
+    log_every, checkpoint_every, sample_every, score_every   in steps; 0: never
     keep             how many checkpoints stay on disk
     tensorboard      write TensorBoard's events where it is installed
     """
@@ -50,12 +51,13 @@ class Settings:
     log_every: int = 10
     checkpoint_every: int = 500
     sample_every: int = 0
+    score_every: int = 0
     keep: int = 2
     tensorboard: bool = True
 
     def __post_init__(self) -> None:
         rates = self.lr.values() if isinstance(self.lr, dict) else (self.lr,)
-        for name in ("steps", "warmup", "seed", "workers", "log_every", "checkpoint_every", "sample_every", "keep"):
+        for name in ("steps", "warmup", "seed", "workers", *EVERY, "keep"):
             _want(isinstance(getattr(self, name), int), name, getattr(self, name), "a whole number")
         _want(self.steps >= 1, "steps", self.steps, "at least 1")
         _want(all(0 < r < math.inf for r in rates), "lr", self.lr, "above 0")
@@ -66,7 +68,7 @@ class Settings:
         _want(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
         _want(self.clip >= 0, "clip", self.clip, "0 (off) or more")
         _want(0 <= self.ema < 1, "ema", self.ema, "in [0, 1), like 0.999; 0 is off")
-        for name in ("workers", "log_every", "checkpoint_every", "sample_every"):
+        for name in ("workers", *EVERY):
             _want(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         _want(self.keep >= 1, "keep", self.keep, "at least 1")
         if self.precision not in PRECISIONS:
@@ -99,7 +101,7 @@ class Settings:
 
     @property
     def every(self) -> dict[str, int]:
-        return {"log": self.log_every, "checkpoint": self.checkpoint_every, "sample": self.sample_every}
+        return {name.removesuffix("_every"): getattr(self, name) for name in EVERY}
 
     def plain(self) -> dict:
         """As settings.json keeps them."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from phosphene.recipes.base import Plan, recipe, source_of
+from phosphene.recipes.base import Plan, every, recipe, source_of
 
 PROMPTS = [
     "a red circle", "一个小的蓝色正方形", "a large green star", "a small yellow ring",
@@ -49,6 +49,7 @@ def latent(
     from phosphene.nets.layers import ScaleShiftResBlock, SpatialTransformer
     from phosphene.nets.unet import UNet
     from phosphene.recipes.grids import grid_of
+    from phosphene.recipes.scores import right_objects
     from phosphene.systems.latent import Latent
 
     ae, encoder = autoencoder.autoencoder, clip.text
@@ -61,9 +62,10 @@ def latent(
     denoiser = Denoiser(net, Flow(draws="logit_normal", mean=0.4), "flow")
     system = Latent(denoiser, ae, encoder, size, steps=12, guidance=3.0)
     batches = cached(Batches(scenes, size=size, batch=batch, seed=seed, drop=drop), system)
-    settings = dict(steps=steps, lr=lr, seed=seed, decay=0.5, sample_every=1000)
+    settings = dict(steps=steps, lr=lr, seed=seed, decay=0.5, sample_every=1000, score_every=every(steps))
     return Plan(
-        system, batches, settings, sample=grid_of(PROMPTS * 2), report=lambda it: read_back(it, judged),
+        system, batches, settings, sample=grid_of(PROMPTS * 2), score=right_objects(min(judged, 100)),
+        report=lambda it: read_back(it, judged),
         card="# scenes.latent\n\nColoured shapes in relations, from words in English and Chinese.", dtype="bf16",
     )  # fmt: skip
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from phosphene.recipes.base import Plan, recipe, source_of
+from typing import TYPE_CHECKING
+
+from phosphene.recipes.base import Plan, every, recipe, source_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @recipe()
@@ -24,11 +29,16 @@ def autoencoder(
     channels  numbers a place of the latent
     pictures  how many scenes are drawn to learn from
     """
-    from phosphene.recipes.parts import patch_autoencoder, pictures_for
+    from phosphene.data.base import parse_spec
+    from phosphene.data.scenes import Scenes
+    from phosphene.recipes.parts import patch_autoencoder, pictures_for, pictures_of
+    from phosphene.recipes.scores import copies
 
     batches = pictures_for(source_of(data, size=size, n=pictures), size, batch, seed)
     system, finish = patch_autoencoder(batches, f=4, channels=channels, widths=(64, 96), depth=1)
-    return Plan(system, batches, dict(steps=steps, lr=lr, seed=seed), finish=finish, card="# scenes.autoencoder")
+    score = copies(pictures_of(Scenes(size, 128, "test"), size)) if parse_spec(data)[0] == "scenes" else None
+    settings = dict(steps=steps, lr=lr, seed=seed, score_every=every(steps))
+    return Plan(system, batches, settings, score=score, finish=finish, card="# scenes.autoencoder")
 
 
 @recipe()
@@ -55,26 +65,37 @@ def clip(
     from phosphene.data.batches import Batches, cached
     from phosphene.nets.autoencoder import ConvTower
     from phosphene.recipes.parts import text_encoder
+    from phosphene.recipes.scores import named
     from phosphene.systems.clip import ClipSystem
 
     scenes = source_of(data, size=size, n=pictures)
     system = ClipSystem(text_encoder(scenes, 512, width, layers=2), ConvTower(width, (48, 96, 144), 1), width, size)
     batches = cached(Batches(scenes, size=size, batch=batch, seed=seed, drop=0.0))
-    settings = dict(steps=steps, lr=lr, weight_decay=0.05, seed=seed)
-    return Plan(system, batches, settings, report=lambda it: named(it, size, held), card="# scenes.clip")
+    settings = dict(steps=steps, lr=lr, weight_decay=0.05, seed=seed, score_every=every(steps))
+    score = named(*one_objects(size, min(held, 200), "en")) if held else None
+    return Plan(
+        system, batches, settings, score=score,
+        report=lambda it: objects_named(it, size, held), card="# scenes.clip",
+    )  # fmt: skip
 
 
-def named(system, size: int, held: int) -> list[str]:
+def objects_named(system, size: int, held: int) -> list[str]:
     """How often a test scene of one object is nearest, of all their words, to its own: a line a language."""
-    from phosphene.data.scenes import Scenes, caption
-    from phosphene.recipes.parts import pictures_of, zero_shot
+    from phosphene.recipes.parts import zero_shot
 
     if not held:
         return []
-    scenes = Scenes(size, held, "test", (1, 1))
-    pictures = pictures_of(scenes, size)
-    said = [scenes[i].meta["spec"] for i in range(held)]
     return [
-        zero_shot(system, pictures, f"object ({language})", [caption(s, language) for s in said])
+        zero_shot(system, pictures, f"object ({language})", said)
         for language in ("en", "zh")
+        for pictures, said in [one_objects(size, held, language)]
     ]
+
+
+def one_objects(size: int, n: int, language: str) -> tuple[Tensor, list[str]]:
+    """n test scenes of one object, (n, 3, H, W), and what is said of each."""
+    from phosphene.data.scenes import Scenes, caption
+    from phosphene.recipes.parts import pictures_of
+
+    scenes = Scenes(size, n, "test", (1, 1))
+    return pictures_of(scenes, size), [caption(scenes[i].meta["spec"], language) for i in range(n)]
