@@ -21,6 +21,7 @@ COMMANDS = {
     "train": "train a recipe, from nothing: phosphene train scenes.latent",
     "evaluate": "how good a model's pictures are: phosphene evaluate MODEL --data SPEC",
     "compare": "runs side by side on one page: phosphene compare runs/one runs/two --data SPEC",
+    "study": "a question answered by measurement, on runs that are reused: phosphene study guidance",
     "inspect": "what a model file holds: phosphene inspect FILE",
     "convert": "a model in another format: phosphene convert sd.ckpt folder --to diffusers",
     "list": "the systems, recipes, samplers and shipped models",
