@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from phosphene.recipes.base import Plan, recipe
+from phosphene.recipes.base import Plan, every, recipe
 
 
 @recipe()
 def ddpm(
     *,
     data: str = "mnist.npz",
-    steps: int = 4000,
-    batch: int = 128,
-    lr: float = 5e-4,
+    steps: int = 1200,
+    batch: int = 64,
+    lr: float = 1e-3,
     width: int = 32,
     schedule: str = "linear",
     predicts: str = "eps",
@@ -35,6 +35,7 @@ def ddpm(
     from phosphene.nets.unet import UNet
     from phosphene.recipes.base import check_choice
     from phosphene.recipes.grids import grid_of
+    from phosphene.recipes.scores import like_digits
     from phosphene.systems.ddpm import Ddpm
     from phosphene.text.encoders import ClassEncoder
 
@@ -43,8 +44,8 @@ def ddpm(
     net = UNet(1, 1, (width, 2 * width, 2 * width), 1, (0, 0, 1), vector_dim=encoder.width)
     noise = check_choice("schedule", schedule, {"linear": Linear, "cosine": Cosine})()
     system = Ddpm(Denoiser(net, noise, predicts), encoder, 32, 1, sampler="dpmpp_2m", steps=30, guidance=2.0)
-    settings = dict(steps=steps, lr=lr, seed=seed, workers=workers, sample_every=1000)
-    return Plan(system, digits, settings, sample=grid_of([*range(10)] * 4), card=CARD)
+    settings = dict(steps=steps, lr=lr, seed=seed, workers=workers, sample_every=400, score_every=every(steps))
+    return Plan(system, digits, settings, sample=grid_of([*range(10)] * 4), score=like_digits(digits), card=CARD)
 
 
 CARD = "# mnist.ddpm\n\nDigits, told the class."
