@@ -31,16 +31,16 @@ def ink(image: Image.Image) -> int:
 
 @pytest.mark.parametrize("font", [True, False])
 def test_captions_are_written_in_any_language(monkeypatch, font):
-    if font and sheet._cjk_font() is None:
+    if font and sheet.cjk_font() is None:
         pytest.skip("this machine has no font with Chinese characters")
-    monkeypatch.setattr(sheet, "_cjk_font", sheet._cjk_font if font else lambda: None)
+    monkeypatch.setattr(sheet, "cjk_font", sheet.cjk_font if font else lambda: None)
     white = Image.new("RGB", (96, 96), (255, 255, 255))
     plain, english, chinese = (ink(contact_sheet([white], [c])) for c in ("", "a smiling cat", "一只微笑的猫"))
     assert plain == 0 and english > 50 and chinese > 50
 
 
 def test_without_a_font_chinese_is_escaped(monkeypatch):
-    monkeypatch.setattr(sheet, "_cjk_font", lambda: None)
+    monkeypatch.setattr(sheet, "cjk_font", lambda: None)
     monkeypatch.setattr(sheet, "_font", lambda size: sheet.ImageFont.load_default(size))
     assert sheet._wrapped("fox 狐", sheet._font(12), 200) == ["fox \\u72d0"]
 

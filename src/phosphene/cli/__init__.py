@@ -18,6 +18,7 @@ COMMANDS = {
     "generate": 'make pictures of words: phosphene generate "a smiling cat"',
     "edit": 'make pictures of a picture: phosphene edit cat.png "a smiling fox" --strength 0.6',
     "replay": "make a picture again from what it carries, and compare: phosphene replay cat.png",
+    "show": 'pictures to understand a model with: phosphene show film "a fox"',
     "train": "train a recipe, from nothing: phosphene train scenes.latent",
     "evaluate": "how good a model's pictures are: phosphene evaluate MODEL --data SPEC",
     "compare": "runs side by side on one page: phosphene compare runs/one runs/two --data SPEC",

@@ -86,7 +86,7 @@ def _shown(image: Image.Image, side: int) -> Image.Image:
 
 
 @cache
-def _cjk_font() -> str | None:
+def cjk_font() -> str | None:
     """The file name of a font with Chinese characters, where Pillow finds one."""
     for name in CJK_FONTS:
         try:
@@ -99,13 +99,13 @@ def _cjk_font() -> str | None:
 
 @cache
 def _font(size: int):
-    name = _cjk_font()
+    name = cjk_font()
     return ImageFont.truetype(name, size) if name else ImageFont.load_default(size)
 
 
 def _wrapped(text: str, font, width: int) -> list[str]:
     """At most LINES lines that are no wider than `width`; broken at spaces, and between Chinese characters."""
-    if _cjk_font() is None:
+    if cjk_font() is None:
         text = "".join(c if ord(c) < 0x250 or c == "·" else f"\\u{ord(c):04x}" for c in text)
     lines, line = [], ""
     for piece in re.findall(

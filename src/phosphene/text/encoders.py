@@ -17,6 +17,13 @@ from .tokenizer import Tokenizer
 Spans = list[tuple[int, int]]
 
 
+def told_to(encoder: object) -> str:
+    """What an encoder is told of a row of data: "caption", "label" or "none"."""
+    if encoder is None or isinstance(encoder, NoEncoder):
+        return "none"
+    return "label" if isinstance(encoder, ClassEncoder) else "caption"
+
+
 @part
 class TextEncoder(nn.Module):
     """Words by our own tokenizer and transformer: tokens (B, L, width), and as vector the mean of the real ones.
