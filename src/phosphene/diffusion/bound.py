@@ -49,9 +49,13 @@ def variational_bound(
 
 
 def prior(x0: Tensor, schedule: Table) -> Tensor:
-    """KL(q(x_1|x0) ‖ N(0, I)), (B,): what the noisiest level still tells. Nothing to train."""
+    """KL(q(x_1|x0) ‖ what samplers start from), (B,): what the noisiest level still tells. Nothing to train.
+
+    That is N(0, I), or N(0, σ²I) where α = 1.
+    """
     alpha, sigma = schedule(1.0)
-    kl = 0.5 * (onto(alpha**2, x0) * x0.square() + onto(sigma**2 - 1 - 2 * sigma.log(), x0))
+    var = sigma**2 if alpha == 1 else torch.ones_like(sigma)
+    kl = 0.5 * (onto(alpha**2 / var, x0) * x0.square() + onto(sigma**2 / var - 1 - (sigma**2 / var).log(), x0))
     return kl.flatten(1).mean(1)
 
 

@@ -6,6 +6,7 @@ steps" is t = k/T. Everything here is float64 on the CPU; `onto` casts a level w
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -267,6 +268,25 @@ class Sigmoid(Table):
         super().__init__(start + (end - start) * torch.sigmoid(u), zero_snr)
 
 
+@part
+class Geometric(Table):
+    """Variance exploding: α = 1, σ_1 … σ_T a geometric sequence, drawn evenly (NCSN; Song & Ermon 2019, section 4.2).
+
+    sigma_max is about the largest distance between two pictures, sigma_min too small to be seen (Song & Ermon 2020,
+    section 3.1). Raises Problem for fewer than 2 levels, or levels that do not grow.
+    """
+
+    def __init__(self, T: int = 1000, sigma_min: float = 0.02, sigma_max: float = 30.0):
+        if not 0 < sigma_min < sigma_max:
+            raise Problem(f"sigma_min={sigma_min}, sigma_max={sigma_max}: wanted 0 < sigma_min < sigma_max")
+        self.T, self.last = _entries(T), 1 / T
+        self.log_ratio = torch.linspace(math.log(sigma_min), math.log(sigma_max), T, dtype=torch.float64)
+
+    def __call__(self, t: Tensor | float) -> Level:
+        level = super().__call__(t)
+        return Level(torch.ones_like(level.alpha), level.ratio)
+
+
 def _entries(T: int) -> int:
     if int(T) != T or T < 2:
         raise Problem(f"T={T}: a schedule has a whole number of training steps, at least 2")
@@ -350,5 +370,6 @@ SCHEDULES: dict[str, type[Schedule]] = {
     "cosine": Cosine,
     "sigmoid": Sigmoid,
     "karras": Karras,
+    "geometric": Geometric,
     "flow": Flow,
 }

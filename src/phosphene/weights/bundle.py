@@ -41,16 +41,18 @@ CONFIGS = ("model_index.json", "config.json", "open_clip_config.json")  # of a f
 
 _KINDS = {
     "diffusion.denoiser": "Denoiser MinSnr P2 Snr",
-    "diffusion.schedule": "Cosine Flow Karras Linear ScaledLinear Sigmoid Table",
-    "nets.autoencoder": "Autoencoder ConvDecoder ConvEncoder ConvTower PatchCode PatchDiscriminator",
+    "diffusion.schedule": "Cosine Flow Geometric Karras Linear ScaledLinear Sigmoid Table",
+    "nets.autoencoder": "Autoencoder ConvDecoder ConvEncoder ConvTower PatchCode PatchDiscriminator Thumbnail",
     "nets.dit": "DiT",
     "nets.layers": "Conventions AddedTimeEmbedding TimeEmbedding ResBlock ScaleShiftResBlock "
     "SelfAttention2d SpatialTransformer CornerDownsample Downsample ResDownsample ResUpsample TransposedUpsample "
     "Upsample PlainResDownsample PlainResUpsample",
     "nets.joint": "CrossAttention2d JointAttention2d NormedJointAttention2d",
+    "nets.patched": "Patched",
     "nets.quantize": "VqAutoencoder",
     "nets.tiny": "TinyAutoencoder",
     "nets.classifier": "AttentionHead MeanHead NoisyClassifier NormedSpatialHead SpatialHead",
+    "nets.patched": "Patched",
     "nets.transformer": "TextTransformer VisionTransformer",
     "nets.prior": "Prior",
     "nets.resnet": "ClipResNet",
@@ -58,8 +60,10 @@ _KINDS = {
     "systems.autoencoder": "AutoencoderSystem",
     "systems.clip": "ClipSystem Look",
     "systems.ddpm": "Ddpm",
+    "systems.decoder": "ByDiffusion DiffusionDecoder",
     "systems.latent": "Latent",
     "systems.upscale": "Upscaler",
+    "systems.vq": "VqSystem",
     "text.clip": "ClipTextEncoder ClipTokenizer",
     "text.deepfloyd": "IfEncoder",
     "text.encoders": "ClassEncoder NoEncoder TextEncoder",

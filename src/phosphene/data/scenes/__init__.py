@@ -7,7 +7,17 @@ judge, in this order.
 """
 
 from phosphene.data.scenes.draw import COLOURS, SHAPES, SIZES, Object, Scene, render
-from phosphene.data.scenes.judge import KINDS, Score, Verdict, chance, evaluate_prompts, matches, score, wilson
+from phosphene.data.scenes.judge import (
+    KINDS,
+    Score,
+    Verdict,
+    accepted,
+    chance,
+    evaluate_prompts,
+    matches,
+    score,
+    wilson,
+)
 from phosphene.data.scenes.parse import Reading, parse
 from phosphene.data.scenes.source import SEEN, UNSEEN, Scenes
 from phosphene.data.scenes.words import RELATIONS, Group, Spec, caption, read, spec_of
@@ -28,6 +38,7 @@ __all__ = [
     "Score",
     "Spec",
     "Verdict",
+    "accepted",
     "caption",
     "chance",
     "evaluate_prompts",

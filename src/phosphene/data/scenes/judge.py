@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from phosphene.data.scenes.draw import Scene
 from phosphene.data.scenes.parse import parse
 from phosphene.data.scenes.source import scene_of_mix
-from phosphene.data.scenes.words import Spec, caption, read, stands
+from phosphene.data.scenes.words import MOST, Spec, caption, read, stands
 from phosphene.errors import Problem, unknown
 
 CLEARLY = 8  # units, 1/16 of the side: so far at least a centre lies left of another to stand left of it
@@ -179,6 +179,13 @@ def score(prompts: Sequence[Spec | str], pictures: Sequence[Any], kind: str | No
     said = {part: [v for v in (getattr(v, part) for v in verdicts) if v is not None] for part in PARTS}
     parts = {part: (sum(values), len(values)) for part, values in said.items()}
     return Score(sum(map(bool, verdicts)), len(verdicts), parts, chance(kind) if kind else None)
+
+
+def accepted(pictures: Sequence[Any]) -> Score:
+    """How many of the pictures show some scene, one to four known objects and nothing else: what no prompt asks for."""
+    readings = [parse(picture) for picture in pictures]
+    hits = sum(r.foreign is None and 1 <= len(r.objects) <= MOST for r in readings)
+    return Score(hits, len(readings), {})
 
 
 def wilson(hits: int, n: int, z: float = 1.959964) -> tuple[float, float]:
