@@ -48,7 +48,6 @@ _KINDS = {
     "SelfAttention2d SpatialTransformer CornerDownsample Downsample ResDownsample ResUpsample TransposedUpsample "
     "Upsample PlainResDownsample PlainResUpsample",
     "nets.joint": "CrossAttention2d JointAttention2d NormedJointAttention2d",
-    "nets.patched": "Patched",
     "nets.quantize": "VqAutoencoder",
     "nets.tiny": "TinyAutoencoder",
     "nets.classifier": "AttentionHead MeanHead NoisyClassifier NormedSpatialHead SpatialHead",

@@ -36,8 +36,8 @@ def ddpm(
 
     phosphene train scenes.ddpm
 
-    As it is: L_simple of ε and learned variances (Ho et al. 2020; Nichol & Dhariwal 2021). With --weight bound the bound
-    trains mean and variance (Sohl-Dickstein et al. 2015), with --predicts x0 the network says the picture itself.
+    As it is: L_simple of ε and learned variances (Ho et al. 2020; Nichol & Dhariwal 2021). With --weight bound mean
+    and variance are trained by the bound (Sohl-Dickstein et al. 2015), with --predicts x0 the network says the picture.
 
     width             channels at 16×16 places: the network sees patches of 2×2 pixels
     predicts          eps, x0 or v
