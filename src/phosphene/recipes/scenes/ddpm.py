@@ -18,7 +18,7 @@ def ddpm(
     *,
     data: str = "scenes",
     size: int = 32,
-    steps: int = 2000,
+    steps: int = 1600,
     batch: int = 32,
     lr: float = 1e-3,
     width: int = 64,
@@ -29,7 +29,7 @@ def ddpm(
     T: int = 1000,
     ema: float = 0.999,
     pictures: int = 20_000,
-    judged: int = 500,
+    judged: int = 200,
     seed: int = 0,
 ) -> Plan:
     """Unconditional diffusion of scenes (docs/lineage/ddpm.md, docs/lineage/dpm.md).

@@ -11,7 +11,7 @@ def ncsn(
     *,
     data: str = "scenes",
     size: int = 32,
-    steps: int = 2000,
+    steps: int = 1600,
     batch: int = 32,
     lr: float = 1e-3,
     width: int = 64,
