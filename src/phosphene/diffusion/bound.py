@@ -83,7 +83,8 @@ def term(
     apart = onto(along, x0) * (x0 - guess)
     kl = 0.5 * (log_var - log_small - 1 + (log_small - log_var).exp() + apart.square() * (-log_var).exp())
     last = (onto(then.sigma, x0) == 0).to(x0.device)
-    nats = torch.where(last, -_log_likelihood(x0, guess, log_var, bins), kl)
+    near = torch.where(last, guess, x0)  # elsewhere a guess may be so far off that a gradient of 0 times ∞ comes back
+    nats = torch.where(last, -_log_likelihood(x0, near, log_var, bins), kl)
     return (nats if where is None else nats * where).flatten(1).mean(1)
 
 
