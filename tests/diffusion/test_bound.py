@@ -140,7 +140,6 @@ def test_a_guess_that_is_far_off_at_the_noisiest_level_has_a_gradient():
     """α is 5e-5 there, so an untrained network's x0 is in the thousands: no step of training may become NaN by it."""
     x0 = torch.rand(2, 1, 4, 4) * 2 - 1
     spread = torch.full_like(x0, 0.5).requires_grad_()
-    term(
-        x0, 2e4 * torch.randn_like(x0), spread, Cosine(), torch.tensor([1.0, 0.001], dtype=torch.float64)
-    ).sum().backward()
+    guess = x0 + torch.tensor([2e4, 0.01])[:, None, None, None] * torch.randn_like(x0)
+    term(x0, guess, spread, Cosine(), torch.tensor([1.0, 0.001], dtype=torch.float64)).sum().backward()
     assert spread.grad.isfinite().all() and spread.grad[1].any()
