@@ -56,13 +56,17 @@ def parameters(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def machine(threads: int) -> str:
-    """The processor, what it has for bf16, its load, torch and the threads used."""
+def processor() -> str:
+    """The processor, what it has for bf16, and its cores."""
     cpu = Path("/proc/cpuinfo")
     names = [line for line in cpu.read_text().splitlines() if "model name" in line] if cpu.exists() else []
     name = names[0].split(":")[1].strip() if names else "a CPU"
     tests = {"AVX-512": "_is_avx512_supported", "bf16": "_is_avx512_bf16_supported", "AMX": "_is_amx_tile_supported"}
     able = [what for what, test in tests.items() if getattr(torch.cpu, test, bool)()]
+    return f"{name} ({', '.join(able) or 'no AVX-512'}), {os.cpu_count()} cores"
+
+
+def machine(threads: int) -> str:
+    """The processor, its load, torch and the threads used."""
     load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
-    has = ", ".join(able) or "no AVX-512"
-    return f"{name} ({has}), {os.cpu_count()} cores{load}; torch {torch.__version__}, threads: {threads}"
+    return f"{processor()}{load}; torch {torch.__version__}, threads: {threads}"
