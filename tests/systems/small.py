@@ -14,17 +14,21 @@ from phosphene.nets.autoencoder import (
     ConvTower,
     PatchCode,
     PatchDiscriminator,
+    Thumbnail,
 )
 from phosphene.nets.dit import DiT
 from phosphene.nets.layers import ScaleShiftResBlock, SpatialTransformer
+from phosphene.nets.quantize import VqAutoencoder
 from phosphene.nets.transformer import TextTransformer, VisionTransformer
 from phosphene.nets.unet import UNet
 from phosphene.systems.autoencoder import AutoencoderSystem
 from phosphene.systems.base import Batch, System
 from phosphene.systems.clip import ClipSystem
 from phosphene.systems.ddpm import Ddpm
+from phosphene.systems.decoder import DiffusionDecoder
 from phosphene.systems.latent import Latent
 from phosphene.systems.upscale import Upscaler
+from phosphene.systems.vq import VqSystem
 from phosphene.text.encoders import ClassEncoder, TextEncoder
 from phosphene.text.tokenizer import Tokenizer
 
@@ -101,6 +105,19 @@ def upscaler() -> Upscaler:
     return Upscaler(Denoiser(net, Cosine(zero_snr=True), "v"), ClassEncoder(8, W), size=32, small=8, noised=0.1)
 
 
+def vq() -> VqSystem:
+    return VqSystem(VqAutoencoder(ConvEncoder(4, (W, W)), ConvDecoder(4, (W, W), 1), 4, 4, 32))
+
+
+def enlarger() -> AutoencoderSystem:
+    return AutoencoderSystem(Thumbnail(ConvDecoder(3, (W, W), 1), 4), kl=0.0)
+
+
+def diffusion_decoder() -> DiffusionDecoder:
+    net = UNet(11, 3, (W, 2 * W), 1, (0, 1), head_dim=W)
+    return DiffusionDecoder(Denoiser(net, Cosine(zero_snr=True), "v"), autoencoder())
+
+
 SYSTEMS = {
     "ddpm": (ddpm, "none"),
     "ddpm_class": (ddpm_class, "label"),
@@ -111,6 +128,9 @@ SYSTEMS = {
     "clip": (clip, "caption"),
     "clip_vit": (clip_vit, "caption"),
     "upscaler": (upscaler, "label"),
+    "vq": (vq, "none"),
+    "enlarger": (enlarger, "none"),
+    "diffusion_decoder": (diffusion_decoder, "none"),
 }
 GENERATE = ["ddpm", "ddpm_class", "latent", "latent_dit"]
 

@@ -28,6 +28,19 @@ class Posterior(NamedTuple):
         return 0.5 * (self.mean.square() + self.logvar.exp() - 1 - self.logvar).mean()
 
 
+class Coded(NamedTuple):
+    """What an autoencoder in training makes of pictures.
+
+    raw    latents as the decoder is given them, (B, C, h, w)
+    cost   what they cost beside the error of the copy, 0-d
+    parts  numbers for the log
+    """
+
+    raw: Tensor
+    cost: Tensor
+    parts: dict[str, Tensor]
+
+
 def middle(channels: int, block: type, attend: type, how: Conventions) -> list[nn.Module]:
     """What stands at the smallest size: attention between two residual blocks (Esser et al. 2021)."""
     made = [block(channels, channels, how=how) for _ in range(2)]
@@ -185,6 +198,12 @@ class Autoencoder(nn.Module):
             mean = mean + self.start.encoder(x)
         return Posterior(mean.float(), logvar.float().clamp(-30, 20))
 
+    def code(self, x: Tensor) -> Coded:
+        """A draw from the posterior; it costs KL(q ‖ N(0, I))."""
+        posterior = self.posterior(x)
+        kl = posterior.kl()
+        return Coded(posterior.draw(), kl, {"kl": kl.detach()})
+
     def reconstruct(self, raw: Tensor) -> Tensor:
         """Raw latents → pictures."""
         x = self.decoder(self.unmix(raw))
@@ -229,6 +248,40 @@ class Autoencoder(nn.Module):
     @staticmethod
     def _column(v: Tensor) -> Tensor:
         return v[:, None, None]
+
+
+@part
+class Thumbnail(nn.Module):
+    """A small picture in the place of a latent: the encoder is the mean of f × f pixels, and only the decoder learns.
+
+    The decoder learns what bilinear enlarging misses, and begins with nothing to add. A regression: of all pictures
+    that have this small one it gives the one between them.
+    """
+
+    channels = 3
+
+    def __init__(self, decoder: nn.Module, f: int):
+        super().__init__()
+        self.decoder, self.f = decoder, f
+        zero(decoder.conv_out)
+
+    def code(self, x: Tensor) -> Coded:
+        """The small picture, which costs nothing."""
+        return Coded(self.encode(x), x.new_zeros(()), {})
+
+    def encode(self, x: Tensor, draw: bool | Tensor = False) -> Tensor:
+        """Pictures (B, 3, H, W) → small ones (B, 3, H/f, W/f). There is nothing to `draw`."""
+        if x.shape[-1] % self.f or x.shape[-2] % self.f:
+            raise ValueError(f"height and width must divide by {self.f}, and are {x.shape[-2]}×{x.shape[-1]}")
+        return F.avg_pool2d(x, self.f)
+
+    def reconstruct(self, raw: Tensor) -> Tensor:
+        """Small pictures → large ones."""
+        return F.interpolate(raw, scale_factor=self.f, mode="bilinear") + self.decoder(raw).float()
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Small pictures → large ones in about [−1, 1]."""
+        return self.reconstruct(z)
 
 
 @part

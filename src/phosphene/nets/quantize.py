@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..parts import part
+from .autoencoder import Coded
+
+COMMITMENT = 0.25  # β of the paper
 
 
 @part
@@ -41,7 +45,33 @@ class VqAutoencoder(nn.Module):
         """Pictures (B, 3, H, W) → latents (B, channels, H/f, W/f), not yet quantised. There is nothing to `draw`."""
         if x.shape[-1] % self.f or x.shape[-2] % self.f:
             raise ValueError(f"height and width must divide by {self.f}, and are {x.shape[-2]}×{x.shape[-1]}")
-        return self.mix(self.encoder(x)).float() * self.scale
+        return self.raw(x) * self.scale
+
+    def raw(self, x: Tensor) -> Tensor:
+        """Pictures → the encoder's own numbers, (B, channels, H/f, W/f)."""
+        return self.mix(self.encoder(x)).float()
+
+    def code(self, x: Tensor) -> Coded:
+        """The nearest entries e of what the encoder gives, z; for the gradient they are z itself ("straight through").
+
+        They cost ‖sg[z] − e‖² + ¼·‖z − sg[e]‖² (van den Oord et al. 2017, equation 3): the entries come to what is
+        coded by them, and the encoder commits itself to its entries. The log hears of the share of entries in use.
+        """
+        return self.coded(self.raw(x))
+
+    def coded(self, z: Tensor) -> Coded:
+        """`code` of what the encoder gave."""
+        which = self.nearest(z)
+        e = self.codebook[which].movedim(-1, 1)
+        cost = F.mse_loss(e, z.detach()) + COMMITMENT * F.mse_loss(z, e.detach())
+        used = which.unique().numel() / len(self.codebook)
+        return Coded(z + (e - z).detach(), cost, {"codebook": cost.detach(), "used": z.new_tensor(used)})
+
+    @torch.no_grad()
+    def measure(self, pictures: Tensor) -> None:
+        """Set the scale, so that what leaves `encode` has unit power, from `pictures`."""
+        power = torch.cat([self.raw(part) for part in pictures.split(64)]).square().mean()
+        self.scale = self.arguments["scale"] = float(power.clamp(min=1e-12).rsqrt())
 
     def nearest(self, raw: Tensor) -> Tensor:
         """The nearest entry of each place by Euclidean distance: raw latents (B, C, h, w) → indices (B, h, w)."""

@@ -12,18 +12,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import Problem
-from ..nets.autoencoder import Autoencoder, PatchDiscriminator
+from ..nets.autoencoder import Autoencoder, Coded, PatchDiscriminator, Thumbnail
 from ..parts import part
 from .base import Batch, Loss, System
 
 
 @part
 class AutoencoderSystem(System):
-    """Trains an autoencoder; `kl` weighs KL(q(z|x) ‖ N(0, I)), `adversarial` the discriminator's part."""
+    """Trains an autoencoder; `kl` weighs what its latents cost, KL(q(z|x) ‖ N(0, I)), `adversarial` the discriminator's
+    part. With a Thumbnail it trains a decoder of small pictures.
+    """
 
     def __init__(
         self,
-        autoencoder: Autoencoder,
+        autoencoder: Autoencoder | Thumbnail,
         discriminator: PatchDiscriminator | None = None,
         kl: float = 5e-4,
         adversarial: float = 0.1,
@@ -39,38 +41,58 @@ class AutoencoderSystem(System):
             return {"model": list(self.autoencoder.parameters())}
         return {"discriminator": list(self.discriminator.parameters()), "model": list(self.autoencoder.parameters())}
 
+    def code(self, x: Tensor) -> Coded:
+        """What the autoencoder makes of the pictures for its own decoder, and what that costs."""
+        return self.autoencoder.code(x)
+
+    def gather(self, batch: Batch, turn: str = "model") -> tuple[Tensor, ...]:
+        """The gradients that are balanced: their norms are those of the whole step's."""
+        if turn == "discriminator" or self.discriminator is None:
+            return ()
+        with torch.enable_grad():
+            made = self.autoencoder.reconstruct(self.code(batch.image).raw)
+            return self._pulls(reconstruction(made, batch.image), self._fooled(made))
+
     def loss(self, batch: Batch, turn: str = "model") -> Loss:
         x = batch.image
         if turn == "discriminator":
             return self._discriminate(x)
-        posterior = self.autoencoder.posterior(x)
-        made = self.autoencoder.reconstruct(posterior.draw())
+        code = self.code(x)
+        made = self.autoencoder.reconstruct(code.raw)
         error = reconstruction(made, x)
-        total = error + self.kl * posterior.kl()
-        parts = {"error": error.detach(), "kl": posterior.kl().detach(), "psnr": psnr(made.detach(), x)}
+        total = error + self.kl * code.cost
+        parts = {"error": error.detach(), **code.parts, "psnr": psnr(made.detach(), x)}
         if self.discriminator is not None:
-            fooled = -self.discriminator(made).float().mean()
-            total = total + self.adversarial * self._balance(error, fooled) * fooled
+            fooled = self._fooled(made)
+            pulls = batch.slots.mean() if batch.slots else self._pulls(error, fooled)
+            total = total + self.adversarial * _balance(*pulls) * fooled
             parts["fooled"] = fooled.detach()
         return Loss(total, parts)
+
+    def _fooled(self, made: Tensor) -> Tensor:
+        return -self.discriminator(made).float().mean()
 
     def _discriminate(self, x: Tensor) -> Loss:
         """Hinge loss: real patches above 1, made ones below −1."""
         with torch.no_grad():
-            made = self.autoencoder.reconstruct(self.autoencoder.posterior(x).draw())
+            made = self.autoencoder.reconstruct(self.code(x).raw)
         real, fake = self.discriminator(x).float(), self.discriminator(made).float()
         total = F.relu(1 - real).mean() + F.relu(1 + fake).mean()
         return Loss(total, {"real": real.detach().mean(), "fake": fake.detach().mean()})
 
-    def _balance(self, error: Tensor, fooled: Tensor) -> Tensor:
-        """‖∇error‖ / ‖∇fooled‖ at the decoder's last layer, at most 1e4 (Esser et al. 2021, equation 7)."""
+    def _pulls(self, error: Tensor, fooled: Tensor) -> tuple[Tensor, ...]:
+        """∇error and ∇fooled at the decoder's last layer."""
         last = self.autoencoder.decoder.conv_out.weight
-        ours, theirs = (torch.autograd.grad(f, last, retain_graph=True)[0].norm() for f in (error, fooled))
-        return (ours / (theirs + 1e-6)).clamp(max=1e4).detach()
+        return tuple(torch.autograd.grad(f, last, retain_graph=True)[0] for f in (error, fooled))
 
     def generate(self, prompts, *, seeds, **options):
         """An autoencoder copies pictures and makes none. Raises Problem."""
         raise Problem("an autoencoder makes no pictures from words; it is the decoder of a latent model")
+
+
+def _balance(error: Tensor, fooled: Tensor) -> Tensor:
+    """‖∇error‖ / ‖∇fooled‖, at most 1e4 (Esser et al. 2021, equation 7)."""
+    return (error.norm() / (fooled.norm() + 1e-6)).clamp(max=1e4)
 
 
 def reconstruction(made: Tensor, x: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
@@ -21,6 +21,7 @@ class Batch:
     prompts one a picture, None where it was dropped: data/ does that, and nowhere else is a prompt dropped
     index   (B,) row in the source
     weight  (B, 1, h, w) weights of the error, or None
+    slots   what is known of the step's other slots, where there are any and the system gathers (see System.gather)
     """
 
     image: Tensor
@@ -28,10 +29,39 @@ class Batch:
     index: Tensor
     weight: Tensor | None = None
     prepared: bool = False
+    slots: Slots | None = None
 
     def to(self, device) -> Batch:
         weight = None if self.weight is None else self.weight.to(device)
-        return Batch(self.image.to(device), self.prompts, self.index, weight, self.prepared)
+        return replace(self, image=self.image.to(device), weight=weight)
+
+
+@dataclass(frozen=True)
+class Slots:
+    """All slots of a step, as one of them sees them: what a loss wants that is not a mean over pictures.
+
+    given   what `System.gather` made of every slot, of all processes, in their order
+    index   which of them this batch is
+    """
+
+    given: list[tuple[Tensor, ...]]
+    index: int
+
+    def joined(self, *own: Tensor) -> tuple[Tensor, ...]:
+        """The rows of all slots, (slots·B, …) for each (B, …) of `own`, which stand in their place with a gradient.
+
+        A step's gradient is the mean over its slots. Each slot sees the same loss, but pulls its own rows alone: they
+        are pulled `slots` times as hard, so that the mean is the gradient of that one loss, through the rows as
+        through what all slots share, such as CLIP's temperature.
+        """
+        n = len(self.given)
+        live = tuple(x.detach() + n * (x - x.detach()) for x in own)
+        slots = [*self.given[: self.index], live, *self.given[self.index + 1 :]]
+        return tuple(torch.cat(rows) for rows in zip(*slots, strict=True))
+
+    def mean(self) -> tuple[Tensor, ...]:
+        """The mean over slots of each thing that was gathered."""
+        return tuple(torch.stack(things).mean(0) for things in zip(*self.given, strict=True))
 
 
 class Loss(NamedTuple):
@@ -66,8 +96,21 @@ class System(nn.Module):
         """What trained weights do not change (latents, frozen encoders). No gradient; may be cached."""
         return batch
 
+    indivisible = ""  # why a step cannot be cut into slots, where its loss cannot: more than one is then refused
+
+    def gather(self, batch: Batch, turn: str = "model") -> tuple[Tensor, ...]:
+        """What the turn's loss wants to know of every slot of its step; nothing where it is a mean over pictures.
+
+        Called for each slot, with the weights and the random numbers that `loss` then meets, and without a gradient;
+        `loss` finds what all gave in batch.slots. Where a step is one slot it is not called, and batch.slots is None.
+        """
+        return ()
+
     def loss(self, batch: Batch, turn: str = "model") -> Loss:
-        """The loss of a prepared batch for one turn."""
+        """The loss of a prepared batch for one turn: a mean over its pictures, unless `gather` says what more it takes.
+
+        So the mean over a step's slots is the loss of all its pictures, and its gradient theirs.
+        """
         raise NotImplementedError
 
     def forward(self, batch: Batch, turn: str = "model") -> Loss:

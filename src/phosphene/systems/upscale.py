@@ -18,6 +18,7 @@ from ..errors import Problem
 from ..parts import part
 from .base import Batch, Preview, Prompt
 from .ddpm import Ddpm
+from .source import Source
 
 
 @part
@@ -53,8 +54,12 @@ class Upscaler(Ddpm):
 
     def cond(self, batch: Batch) -> Cond:
         """The prompts, and the small picture, which is the mean of the large one's pixels."""
-        small = F.interpolate(batch.image, size=(self.small, self.small), mode="area")
-        return self.encoder(batch.prompts).merged(self.told(small, tuple(batch.image.shape[2:])))
+        size = batch.image.shape[2:]
+        return self.encoder(batch.prompts).merged(self.told(self.stand_in(batch.image), (size[0], size[1])))
+
+    def stand_in(self, pictures: Tensor) -> Tensor:
+        """What of the pictures (B, 3, H, W) is given, for the rest to be made anew: them at `small` pixels a side."""
+        return F.interpolate(pictures, size=(self.small, self.small), mode="area")
 
     def told(self, small: Tensor, size: tuple[int, int], z: Tensor | None = None) -> Cond:
         """Small pictures (B, 3, h, w) in [−1, 1], bilinearly enlarged to `size`: what the network is shown beside x.
@@ -73,23 +78,32 @@ class Upscaler(Ddpm):
         *,
         seeds: Sequence[int],
         image: Tensor | None = None,
+        picture: Tensor | None = None,
+        mask: Tensor | None = None,
         size: tuple[int, int] | None = None,
         noise=None,
         **how,
     ) -> Iterator[Preview]:
         """Larger pictures, a Preview a step. image (B or 1, 3, h, w) in [−1, 1]: the small ones, one a prompt or one.
 
-        size (height, width) is that of what is made; None is the trained size. how: as Ddpm.generate takes it.
+        picture (B or 1, 3, H, W) and mask (B or 1, 1, H, W): what of the large picture stays as it is, where the mask
+        is 0. size (height, width) is that of what is made; None is the trained size. how: as Ddpm.generate takes it.
         Raises Problem without a picture, and for what Ddpm.generate raises it.
         """
         if image is None:
             raise Problem(f"this model makes a small picture, of {self.small} pixels a side, larger: give it as image")
         if len(seeds) != len(prompts) or not prompts:
             raise Problem(f"{len(prompts)} prompts, {len(seeds)} seeds: as many of one as of the other, at least one")
-        size = size or (self.size, self.size)
+        if (picture is None) != (mask is None):
+            raise Problem("what stays of the large picture wants both, picture and mask")
+        source = None if picture is None else Source(picture, mask)
+        size = size or (self.size, self.size) if source is None else source.size
         noise = noise or path((self.channels, *self._inside(size)), seeds, self.stage, self.device)
         z = noise.start("small").to(self.device) if self.noised else None
         small = image.to(self.device, torch.float32).expand(len(prompts), -1, -1, -1)
-        yield from self._run(
-            prompts, seeds, self.stage, None, size=size, noise=noise, beside=self.told(small, size, z), **how
-        )
+        beside = self.beside(self.told(small, size, z), source)
+        yield from self._run(prompts, seeds, self.stage, source, size=size, noise=noise, beside=beside, **how)
+
+    def beside(self, told: Cond, source: Source | None) -> Cond:
+        """All that the network is shown: what it is told, and for those that inpaint what stays of the picture."""
+        return told
