@@ -19,6 +19,7 @@ from ..diffusion.bound import variational_bound
 from ..diffusion.denoiser import Denoise
 from ..diffusion.schedule import Schedule, Table
 from ..errors import Problem, unknown
+from ..systems.binomial import Binomial
 
 METHODS = ("bound", "ode")
 CLEANEST = 13.8  # logsnr at which the ODE's path ends: σ/α = 1e-3, an eighth of a grey level
@@ -30,8 +31,11 @@ def bits(system, pictures: Tensor, prompts=None, *, method: str | None = None, s
     method  None: the bound where the schedule counts steps, else the ODE
     steps   of the ODE, with two network calls and a gradient each; the bound has T calls
     seed    of the noise that pictures are noised or dequantised with, and of the trace's probes
+    A binomial diffusion has the bound alone, of pictures in black and white, whatever else is said.
     Raises Problem for what has no likelihood of pixels: latent models, CLIP, autoencoders, upscalers.
     """
+    if isinstance(system, Binomial):
+        return system.bound(pictures, seed).total.double().cpu() / math.log(2)
     denoiser = getattr(system, "denoiser", None)
     if denoiser is None or getattr(system, "factor", 1) != 1 or hasattr(system, "small"):
         raise Problem(f"{type(system).__name__} has no likelihood of pixels that is known how to calculate")

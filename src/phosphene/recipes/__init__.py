@@ -12,6 +12,7 @@ from phosphene.recipes.base import Plan, Recipe, recipe
 
 RECIPES: dict[str, Callable[..., Recipe]] = {
     "mnist.ddpm": mnist.ddpm,
+    "mnist.binomial": mnist.binomial,
     "cifar10.ddpm": cifar10.ddpm,
     "cifar10.clip": cifar10.clip,
     "clip.small": clip.small,
@@ -26,6 +27,8 @@ RECIPES: dict[str, Callable[..., Recipe]] = {
     "scenes.superres": scenes.superres,
     "scenes.diffused": scenes.diffused,
     "scenes.base": scenes.base,
+    "scenes.classifier": scenes.classifier,
+    "scenes.clip_noised": scenes.clip_noised,
     "emoji.autoencoder": emoji.autoencoder,
     "emoji.clip": emoji.clip,
     "emoji.latent": emoji.latent,

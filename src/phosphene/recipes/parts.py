@@ -75,7 +75,7 @@ class Joined:
 
 def pictures_of(source: Source, size: int) -> Tensor:
     """All pictures of a small source: (N, 3, H, W) in [−1, 1]. Raises Problem where one is broken."""
-    batches = Batches(source, size=size, batch=1)
+    batches = Batches(source, size=size, batch=1, prompts="none")
     pictures = [batches.picture(source[i], (size, size)) for i in range(len(source))]
     return torch.stack(pictures).float() / 127.5 - 1
 
