@@ -1,64 +1,52 @@
-"""A training that is killed with SIGKILL and resumed ends with the weights of one that never stopped."""
+"""Trainings that are killed with SIGKILL and resumed end with weights, averages and optimiser of one never stopped.
 
-import multiprocessing
+Every system of tests/systems/small.py: a new one is taken up by itself.
+"""
+
 import random
-import time
 from pathlib import Path
 
 import pytest
-import toys
+from killing import HALF, killed_in_a_step, killed_in_a_write, whole
 
-# Processes fork from one that has imported torch and done nothing: real ones, for a hundredth of the time.
-fork = multiprocessing.get_context("forkserver")
-fork.set_forkserver_preload(["torch", "toys", "phosphene.training"])
+from phosphene.training import checkpoint
+from systems.small import SYSTEMS
 
-
-def start(out: Path, **options):
-    """(process, what it says: steps, at last the hash of its weights)"""
-    ours, its = fork.Pipe(duplex=False)
-    process = fork.Process(target=toys.main, args=(out, its.send), kwargs=options)
-    process.start()
-    its.close()
-    return process, ours
+PLACES = 14  # what Python does to files in the writing of a checkpoint; more where an old one is removed
 
 
-def finish(process, said) -> str:
-    """The hash of the weights that it ends with."""
-    last = None
-    while not isinstance(last, str):
-        assert said.poll(300), "nothing said for five minutes"
-        last = said.recv()
-    process.join()
-    return last
+def killed_and_resumed(name: str, folder: Path, steps: int, kills: int, writes: list[int]) -> None:
+    """`kills` times at a random moment of a step, at the places `writes` of a checkpoint's write, in a random order."""
+    rng, out = random.Random(f"killed {name}"), folder / "killed"
+    places = [*writes, rng.randint(1, PLACES)]
+
+    def once(place: int | None) -> int:
+        if place is None:
+            return killed_in_a_step(name, out, rng.randrange(2), rng.random(), steps=steps)
+        return killed_in_a_write(name, out, place, steps=steps)
+
+    died = [once(place) for place in rng.sample(places + [None] * kills, len(places) + kills)]
+    assert whole(name, out, steps=steps) == whole(name, folder / "whole", steps=steps), f"it died after steps {died}"
 
 
-def killed_at(out: Path, step: int, wait: float, **options) -> bool:
-    """Runs until `step` is said and `wait` seconds more, then kills; False where it had ended by itself."""
-    process, said = start(out, **options)
-    at = 0
-    while not isinstance(at, str) and at < step:
-        at = said.recv()
-    time.sleep(wait)
-    process.kill()
-    process.join()
-    return process.exitcode < 0
-
-
-def test_killed_once_and_resumed(tmp_path):
-    options = {"steps": 40, "delay": 0.01}
-    assert killed_at(tmp_path / "killed", random.randrange(9, 30), random.random() * 0.03, **options)
-    assert finish(*start(tmp_path / "whole", **options)) == finish(*start(tmp_path / "killed", **options))
-    for name in ("weights", "ema", "optimizer"):
-        a, b = (tmp_path / run / f"checkpoints/step-40/{name}.safetensors" for run in ("whole", "killed"))
-        assert a.read_bytes() == b.read_bytes()
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_killed_and_resumed(name, tmp_path):
+    killed_and_resumed(name, tmp_path, steps=10, kills=3, writes=[HALF])
 
 
 @pytest.mark.slow
-def test_killed_twenty_times(tmp_path):
-    """Every third step writes a checkpoint, so many of the kills fall into the writing of one."""
-    options = {"steps": 300, "delay": 0.0, "checkpoint_every": 3}
-    kills, step = 0, 0
-    while kills < 20:
-        step = min(290, step + random.randrange(1, 14))
-        kills += killed_at(tmp_path / "killed", step, random.random() * 0.05, **options)
-    assert finish(*start(tmp_path / "killed", **options)) == finish(*start(tmp_path / "whole", **options))
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_killed_twenty_times(name, tmp_path):
+    """And at every place of a checkpoint's write."""
+    killed_and_resumed(name, tmp_path, steps=72, kills=20, writes=list(range(PLACES + 1)))
+
+
+def test_what_a_kill_leaves(tmp_path):
+    """Half a file, and the checkpoint before it; the next process clears up."""
+    at = killed_in_a_write("vae", tmp_path, HALF, steps=4, checkpoint_every=1)
+    half = next((tmp_path / "checkpoints").glob(".step-*/optimizer.safetensors"))
+    assert at == 0 and checkpoint.found(half.parent.parent) == [] and half.stat().st_size > 100
+    whole("vae", tmp_path, steps=4)
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["step-2", "step-4"]
+    left = {"checkpoints", "loss.png", "metrics.jsonl", "model.safetensors", "settings.json"}
+    assert {p.name for p in tmp_path.iterdir()} == left

@@ -1,11 +1,8 @@
-"""Systems of a few hundred weights, and what a process does that trains one."""
+"""Systems of a few hundred weights, data for them, and a run."""
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -68,8 +65,8 @@ class Gan(System):
 class Data:
     """Stands in for Batches: slot s of step k holds pictures of its own."""
 
-    def __init__(self, slots: int = 2, batch: int = 4, delay: float = 0.0) -> None:
-        self.slots, self.batch, self.delay = slots, batch, delay
+    def __init__(self, slots: int = 2, batch: int = 4) -> None:
+        self.slots, self.batch = slots, batch
 
     def at(self, step: int, slot: int) -> Batch:
         rng = torch.Generator().manual_seed(1000 * step + slot)
@@ -79,7 +76,6 @@ class Data:
 
     def stream(self, start: int = 0, workers: int = 0, slots=None):
         for step in itertools.count(start):
-            time.sleep(self.delay)
             yield step, [self.at(step, slot) for slot in (range(self.slots) if slots is None else slots)]
 
 
@@ -98,12 +94,3 @@ def weights(system: System) -> bytes:
 def run(system: System, data: Data | None = None, **options) -> list:
     """Trains to the end; every Progress."""
     return list(train(system, data or Data(), **(OPTIONS | {"save": no_bundle} | options)))
-
-
-def main(out: Path, say: Callable, steps: int, delay: float, checkpoint_every: int = 7) -> None:
-    """Trains, or goes on training, in a process of its own; says each step, at last the hash of the weights."""
-    torch.set_num_threads(1)
-    system, options = Toy(), OPTIONS | {"steps": steps, "checkpoint_every": checkpoint_every}
-    for progress in train(system, Data(delay=delay), out=out, resume=True, save=no_bundle, precision="fp32", **options):
-        say(progress.step)
-    say(hashlib.sha256(weights(system)).hexdigest())

@@ -135,6 +135,8 @@ def _lines(file: Path) -> tuple[str, ...]:
         text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise Problem(f"{file}: not UTF-8; save it as UTF-8") from None
+    except OSError as error:
+        raise Problem(f"{file}: cannot be read ({error.strerror})") from None
     return tuple(line.strip() for line in text.splitlines() if line.strip())
 
 

@@ -80,9 +80,15 @@ class Tar:
 
     def _bytes(self, row: Row, ending: str) -> bytes:
         offset, length = row[2][ending]
-        with open(self.files[row[0]], "rb") as file:
-            file.seek(offset)
-            return file.read(length)
+        try:
+            with open(self.files[row[0]], "rb") as file:
+                file.seek(offset)
+                content = file.read(length)
+        except OSError as error:
+            raise Problem(f"{self._where(row)}: cannot be read ({error.strerror})") from None
+        if len(content) < length:
+            raise Problem(f"{self._where(row)}: the file was cut off after it was opened")
+        return content
 
     def _lines(self, row: Row) -> tuple[str, ...]:
         try:

@@ -129,9 +129,19 @@ class ClipSystem(System):
         """What cosines are multiplied with before the softmax: exp(log_scale), at most 100."""
         return self.log_scale.float().clamp(max=math.log(100)).exp()
 
+    def gather(self, batch: Batch, turn: str = "model") -> tuple[Tensor, ...]:
+        """(image_emb, text_emb): every picture is told from all texts of a step, and every text from all pictures."""
+        return self.embed_image(batch.image), self.embed_text(batch.prompts)
+
     def loss(self, batch: Batch, turn: str = "model") -> Loss:
-        """The mean of two cross-entropies, which text for a picture and which picture for a text (figure 3 there)."""
-        logits = self.scale * self.embed_image(batch.image) @ self.embed_text(batch.prompts).T  # (N, N)
+        """The mean of two cross-entropies, which text for a picture and which picture for a text (figure 3 there).
+
+        N pairs: those of all slots of the step, so that a batch cut into slots, or shared by processes, is one batch.
+        """
+        images, texts = self.gather(batch)
+        if batch.slots:
+            images, texts = batch.slots.joined(images, texts)
+        logits = self.scale * images @ texts.T  # (N, N)
         right = torch.arange(len(logits), device=logits.device)
         total = (F.cross_entropy(logits, right) + F.cross_entropy(logits.T, right)) / 2
         hits = (logits.argmax(1) == right).float().mean()

@@ -71,23 +71,29 @@ def save(folder: Path, step: int, files: dict[str, dict[str, Tensor]], position:
 
 
 def load(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict]:
-    """(files, position) as given to `save`. Damaged, naming the file, where one is missing, cut short or changed."""
+    """(files, position) as given to `save`. Damaged, naming the file, where one is missing, cut short or changed.
+
+    Problem, and not Damaged, where the disk does not give the files out: they may be whole.
+    """
     try:
         position = json.loads((path / POSITION).read_text())
-        digests = position["files"]
-    except (OSError, ValueError, KeyError, TypeError):
+        files = {}
+        for name, (size, digest) in position["files"].items():
+            file = path / name
+            if not file.is_file():
+                raise Damaged(f"{file} is missing")
+            if file.stat().st_size != size:
+                raise Damaged(f"{file} is {file.stat().st_size} bytes long; {size} were written")
+            if _digest(file) != digest:
+                raise Damaged(f"{file} has changed since it was written: its SHA-256 is another")
+            files[name.removesuffix(".safetensors")] = load_file(file)
+        return files, position
+    except Damaged:
+        raise
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         raise Damaged(f"{path / POSITION} is missing or cannot be read") from None
-    files = {}
-    for name, (size, digest) in digests.items():
-        file = path / name
-        if not file.is_file():
-            raise Damaged(f"{file} is missing")
-        if file.stat().st_size != size:
-            raise Damaged(f"{file} is {file.stat().st_size} bytes long; {size} were written")
-        if _digest(file) != digest:
-            raise Damaged(f"{file} has changed since it was written: its SHA-256 is another")
-        files[name.removesuffix(".safetensors")] = load_file(file)
-    return files, position
+    except OSError as error:
+        raise Problem(f"cannot read {error.filename or path}: {error.strerror}; it is left as it is") from None
 
 
 def newest(folder: Path, aside: bool = True) -> tuple[dict[str, dict[str, Tensor]], dict, list[str]] | None:
@@ -138,6 +144,8 @@ def write(path: Path, content: bytes) -> None:
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     with writing(path):
         try:
+            for left in path.parent.glob(f".{path.name}.*"):  # by processes that were killed
+                left.unlink(missing_ok=True)
             draft.write_bytes(content)
             sync(draft)
             draft.replace(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -12,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from phosphene.errors import Problem
-from phosphene.training import checkpoint, plot
+from phosphene.training import band, checkpoint, plot
 from phosphene.training.settings import FREE, Settings
 
 TENSORBOARD = "TensorBoard's events are not written; for them: pip install 'phosphene[train]'"
@@ -71,6 +72,7 @@ class Folder:
             if self.board:
                 for name, value in row.items():
                     self.board.add_scalar(name, value, row["step"])
+                self.board.flush()  # its own thread writes: here it is heard whether it could
 
     def sample(self, picture: Image.Image | Tensor, step: int) -> Path:
         """samples/step-N.png from what the recipe's `sample` gave: a picture, or (B, 3, H, W) in [-1, 1]."""
@@ -83,7 +85,7 @@ class Folder:
     def plot(self) -> None:
         """loss.png, from what metrics.jsonl holds."""
         with checkpoint.writing(self.path / "loss.png"):
-            picture = plot.losses(self.rows())
+            picture = plot.losses(self.rows(), band.edges_of(self.path, self.rows()))
             if picture is not None:
                 picture.save(self.path / "loss.png")
 
@@ -93,7 +95,8 @@ class Folder:
 
     def close(self) -> None:
         if self.board:
-            self.board.close()
+            with contextlib.suppress(OSError):  # a full disk has been told by then
+                self.board.close()
             self.board = None
 
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from phosphene.errors import Problem
-from phosphene.systems.base import Batch, Loss, System, evaluating
+from phosphene.systems.base import Batch, Loss, Slots, System, evaluating
 from phosphene.training import checkpoint
 from phosphene.training.ema import Ema, attach, ema_weights
 from phosphene.training.folder import Folder, record
@@ -80,6 +80,8 @@ class _Run:
         self.folder: Folder | None = None
         self.team = Team(system.device)
         self.slots = self.team.slots(data.slots)
+        if data.slots > 1 and system.indivisible:
+            raise Problem(f"{data.slots} slots: {system.indivisible}; train it with slots=1, in one process")
         self.precision = resolve(settings.precision, self.team.device)
         names = {p: name for name, p in system.named_parameters()}
         turns = {turn: {names[p]: p for p in parameters} for turn, parameters in system.turns.items()}
@@ -93,6 +95,7 @@ class _Run:
         for turn in self.parameters:
             settings.rate(0, turn)
         self.step, self.images, self.seconds, self.saved = 0, 0, 0.0, None
+        self.told = 1  # rows that cannot be read until that is said
         self.signal = torch.zeros(())  # the last step's loss and gradient: finite, or something is wrong
 
     def record(self, knobs: dict) -> dict:
@@ -107,9 +110,10 @@ class _Run:
         try:
             notes = self.begin(resume)
             log = Log(self.team, self.images, self.seconds)
-            for step, batches in self.data.stream(self.step, workers=self.settings.workers, slots=self.slots):
+            for step, batches in self.drawn():
                 if step >= self.settings.steps:
                     break
+                notes += self.broken()
                 log.step(self.update(batches, log) * self.team.world)
                 self.step = step + 1
                 now = self.report(log)
@@ -146,6 +150,24 @@ class _Run:
             notes += self.folder.begin(self.step, self.settings.tensorboard)
         return notes
 
+    def drawn(self) -> Iterator[tuple[int, list[Batch]]]:
+        """(step, its batches); where the data gives out, a checkpoint of the weights so far is written first."""
+        try:
+            yield from self.data.stream(self.step, workers=self.settings.workers, slots=self.slots)
+        except Exception:
+            if self.sound():
+                self.save()
+            raise
+
+    def broken(self) -> list[str]:
+        """A note when a row is found that cannot be read, and again whenever there are twice as many."""
+        broken: dict = getattr(self.data, "broken", {})
+        if len(broken) < self.told:
+            return []
+        self.told = 2 * len(broken)
+        latest = next(reversed(broken.values()))
+        return [f"Broken rows met so far: {len(broken)}; others take their places. The latest: {latest}"]
+
     def update(self, batches: list[Batch], log: Log) -> int:
         """One step: every turn in its order, then the average. Returns how many pictures it took."""
         batches = [self.prepared(batch, slot) for batch, slot in zip(batches, self.slots, strict=True)]
@@ -154,7 +176,8 @@ class _Run:
                 for name, p in self.trained.items():
                     p.requires_grad_(name in turn.parameters)
             turn.optimizer.zero_grad(set_to_none=True)
-            losses = [self.backward(turn.name, b, slot, log) for b, slot in zip(batches, self.slots, strict=True)]
+            told = self.gathered(turn.name, batches)
+            losses = [self.backward(turn.name, b, slot, log) for b, slot in zip(told, self.slots, strict=True)]
             norm = turn.clip(self.settings.clip)
             log.add({f"grad_norm/{turn.name}": norm})
             self.signal = norm + torch.stack(losses).sum()
@@ -166,6 +189,24 @@ class _Run:
         if self.ema:
             self.ema.update(self.step + 1)
         return sum(len(batch.image) for batch in batches)
+
+    @torch.no_grad()
+    def gathered(self, turn: str, batches: list[Batch]) -> list[Batch]:
+        """The batches, each with what its loss wants to know of all slots of the step, those of other processes too."""
+        if self.data.slots == 1:
+            return batches
+        buffers = [(buffer, buffer.clone()) for buffer in self.system.buffers()]
+        given = []
+        for batch, slot in zip(batches, self.slots, strict=True):
+            seed(self.settings.seed, self.step, slot, turn)
+            with self.autocast():
+                given.append(self.system.gather(batch, turn))
+        for buffer, before in buffers:  # what counts or averages does so in the loss
+            buffer.copy_(before)
+        if not any(given):
+            return batches
+        given = self.team.gather(given)
+        return [replace(batch, slots=Slots(given, slot)) for batch, slot in zip(batches, self.slots, strict=True)]
 
     def backward(self, turn: str, batch: Batch, slot: int, log: Log) -> Tensor:
         """Adds a slot's share to the gradient; the slot's loss."""

@@ -55,6 +55,12 @@ class Team:
         """The mean over processes, for the log."""
         return self.accelerator.reduce(numbers, "mean") if self.accelerator else numbers
 
+    def gather(self, given: list[tuple[Tensor, ...]]) -> list[tuple[Tensor, ...]]:
+        """What the slots of all processes gave, in the slots' order, from what this process's gave."""
+        if not self.accelerator:
+            return given
+        return list(zip(*(self.accelerator.gather(torch.stack(things)) for things in zip(*given))))
+
     def wait(self) -> None:
         """Until every process is here."""
         if self.accelerator:
