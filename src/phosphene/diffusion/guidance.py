@@ -93,23 +93,42 @@ def _rescaled(denoiser: Denoiser, x: Tensor, t: Tensor, x0: Tensor, x0_cond: Ten
     return denoiser.read(x, t, share * matched + (1 - share) * guided)
 
 
-def classifier(
-    denoise: Denoise, log_prob: Callable[[Tensor, Tensor], Tensor], guidance: float, schedule: Schedule
-) -> Denoise:
+LogProb = Callable[[Tensor, Tensor], Tensor]  # (x, t) -> (B,), differentiable in x
+
+
+def classifier(denoise: Denoise, log_prob: LogProb, guidance: float, schedule: Schedule) -> Denoise:
     """x0 + g·σ²/α·∇ log p(y|x_t) (Dhariwal & Nichol 2021, Algorithm 2: ε − g·σ·∇, read as x0).
 
-    log_prob(x, t) -> (B,), differentiable in x. Also for CLIP guidance: a similarity times its temperature.
+    log_prob(x, t) -> (B,). Also for CLIP guidance: a similarity times its temperature. Where no signal is left, α = 0,
+    there is nothing to judge, and the guess stays as it is.
     """
 
     def guided(x: Tensor, t: Tensor) -> Denoised:
         x0, spread = denoise(x, t)
         level = schedule(t)
+        if not level.alpha.all():
+            return Denoised(x0, spread)
         with torch.enable_grad():
             at = x.detach().requires_grad_()
             (gradient,) = torch.autograd.grad(log_prob(at, t).sum(), at)
         return Denoised(x0 + onto(guidance * level.sigma**2 / level.alpha, x) * gradient, spread)
 
     return guided
+
+
+def rescheduled(log_prob: LogProb, own: Schedule, schedule: Schedule) -> LogProb:
+    """log_prob, which knows pictures noised on its `own` schedule, for x and t of another one.
+
+    x_t of one schedule, scaled, is that of any other at the same α/σ: p(y | x_t) = p(y | x_t·α'/α). Beyond the ends of
+    its own schedule it is asked at them.
+    """
+
+    def of(x: Tensor, t: Tensor) -> Tensor:
+        level = schedule(t)
+        its = own.at(level.logsnr)
+        return log_prob(x * onto(own(its).alpha / level.alpha, x), its)
+
+    return log_prob if own is schedule else of
 
 
 def clamp(denoise: Denoise, bound: float = 1.0) -> Denoise:

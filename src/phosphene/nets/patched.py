@@ -15,7 +15,7 @@ from ..parts import part
 class Patched(nn.Module):
     """A denoiser's network that works on patches of patch × patch pixels; their pixels are its channels.
 
-    net sees x (B, C·patch², H/patch, W/patch) for x (B, C, H, W), and what it gives is put back in the same way. Nothing
+    net sees (B, C·patch², H/patch, W/patch) for x (B, C, H, W), and what it gives is put back in the same way. Nothing
     is lost by that, and noise stays noise: diffusion is still one of pixels.
     """
 

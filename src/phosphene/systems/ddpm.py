@@ -22,6 +22,7 @@ from ..errors import Problem
 from ..parts import part
 from ..text.encoders import NoEncoder
 from .base import Batch, Loss, Preview, Prompt, System
+from .guides import Guides, steered
 from .source import Source
 from .words import guided
 
@@ -152,6 +153,7 @@ class Ddpm(System):
         clip_skip: int | None = None,
         beside: Cond | None = None,
         around: Callable[[Denoise], Denoise] | None = None,
+        guides: Guides = (),
         **options,
     ) -> Iterator[Preview]:
         """One run of a sampler.
@@ -164,6 +166,7 @@ class Ddpm(System):
         grammar, clip_skip  of the prompts (systems/words.py)
         beside    what the network is shown beside x; None: what the source says
         around    put around the guided guess: who looks at it, or changes it (views/ does the first)
+        guides    (who judges noisy pictures, how strongly its gradient pulls to the prompts), … (systems/guides.py)
         """
         n, schedule = len(prompts), self.denoiser.schedule
         sampler = sampler or ("ddim" if source and source.invert is not None else self.sampler)
@@ -183,7 +186,7 @@ class Ddpm(System):
             x = x if source.anew else noisy
         if source is not None and source.invert is not None:
             x = yield from self._inversion(known, times, source, **words)
-        how = {"rescale": rescale, "interval": interval, **words}
+        how = {"rescale": rescale, "interval": interval, "guides": guides, **words}
         denoise = self._guided(prompts, negative, self.guidance if guidance is None else guidance, times, **how)
         denoise = denoise if around is None else around(denoise)
         going = sample(sampler, denoise, x, times, schedule, noise=noise, **options)
@@ -202,28 +205,39 @@ class Ddpm(System):
             yield Preview("inversion", step.index, len(up) - 1, self._picture(step.x0, source))
         return step.x
 
-    def _guided(self, prompts: Sequence[Prompt | Between], negative, guidance: float, times: Tensor, **how) -> Denoise:
+    def _guided(
+        self, prompts: Sequence[Prompt | Between], negative, guidance: float, times: Tensor, guides: Guides = (), **how
+    ) -> Denoise:
         denoise = guided(self.denoiser, self.encoder, prompts, negative, guidance, times, **how)
+        denoise = steered(denoise, guides, prompts, self.denoiser.schedule)
         if self.threshold is not None:
             return dynamic_threshold(denoise, *self.threshold)
         return denoise if self.bound is None else clamp(denoise, self.bound)
 
     def _beside(self, source: Source | None, noise, n: int, size: tuple[int, int]) -> Cond:
-        """What an inpainting network is shown beside x: mask, rest of the picture (Rombach et al. 2022, §4.5).
-
-        In this order; without a picture all is to be redrawn. Nothing for a network that takes x alone.
-        """
+        """What an inpainting network is shown beside x; nothing for a network that takes x alone."""
         extra = getattr(self.denoiser.net, "arguments", {}).get("in_channels", self.channels) - self.channels
         if extra == 0:
             return Cond()
         if extra != 1 + self.channels:
             raise Problem(f"this network wants {extra} channels beside x; inpainting networks want {1 + self.channels}")
+        return Cond(image=self.shown(*self._rest(source, noise, n, size)))
+
+    def shown(self, mask: Tensor, rest: Tensor) -> Tensor:
+        """Mask, rest of the picture, in this order (Rombach et al. 2022, §4.5): (B, 1 + C, h, w).
+
+        mask (B, 1, h, w) is 1 where x is redrawn, and the rest (B, C, h, w) is grey there.
+        """
+        return torch.cat([mask, rest], dim=1)
+
+    def _rest(self, source: Source | None, noise, n: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Mask and rest of n pictures, of `size`; without a picture all is to be redrawn."""
         empty = torch.zeros(1, 3, *(side * self.factor for side in size))
         hidden = empty if source is None else source.hidden()
         masked = source is not None and source.mask is not None
         mask = source.inside(self.factor) if masked else torch.ones(1, 1, *size)
         rest = self._encoded(hidden, n, noise if source is not None and source.draw else None, "rest")
-        return Cond(image=torch.cat([mask.to(rest).expand(n, -1, -1, -1), rest], dim=1))
+        return mask.to(rest).expand(n, -1, -1, -1), rest
 
     def _encoded(self, picture: Tensor, n: int, noise, purpose: str) -> Tensor:
         """A picture, or n of them, as n of x; with a noise path, as a draw by its noise of that name."""

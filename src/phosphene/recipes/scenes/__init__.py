@@ -5,9 +5,23 @@ What several systems are built on (shared.py: an autoencoder, a CLIP) is trained
 
 from phosphene.recipes.scenes.ddpm import ddpm
 from phosphene.recipes.scenes.decoders import diffused, kl, small, superres, vq
-from phosphene.recipes.scenes.guidance import base
+from phosphene.recipes.scenes.guidance import base, classifier, clip_noised
 from phosphene.recipes.scenes.latent import latent
 from phosphene.recipes.scenes.score import ncsn
 from phosphene.recipes.scenes.shared import autoencoder, clip
 
-__all__ = ["autoencoder", "base", "clip", "ddpm", "diffused", "kl", "latent", "ncsn", "small", "superres", "vq"]
+__all__ = [
+    "autoencoder",
+    "base",
+    "classifier",
+    "clip",
+    "clip_noised",
+    "ddpm",
+    "diffused",
+    "kl",
+    "latent",
+    "ncsn",
+    "small",
+    "superres",
+    "vq",
+]

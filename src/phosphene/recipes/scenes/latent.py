@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from phosphene.recipes.base import Plan, every, recipe, source_of
@@ -70,13 +71,14 @@ def latent(
     )  # fmt: skip
 
 
-def read_back(system, n: int, seed: int = 0) -> list[str]:
-    """How often the exact parser reads in a picture just what its prompt says, a line a kind of prompt."""
+def read_back(system, n: int, seed: int = 0, kinds: Sequence[str] | None = None) -> list[str]:
+    """How often the exact parser reads in a picture just what its prompt says, a line a kind of prompt (None: all)."""
     from phosphene.data.scenes import KINDS, evaluate_prompts, score
     from phosphene.recipes.grids import made_of
 
     lines = []
-    for kind, (_, _, about) in KINDS.items():
+    for kind in KINDS if kinds is None else kinds:
+        about = KINDS[kind].about
         prompts = evaluate_prompts(kind, n if kind == "single" else -(-2 * n // 5), seed) if n else []
         if prompts:
             lines.append(f"- {about}: right {score(prompts, made_of(system, prompts, seed), kind)}")

@@ -1,0 +1,198 @@
+"""What guidance is measured on: one model of pictures of one object, and two judges of noisy ones.
+
+All three see x_t of the same pictures at the same size on the same schedule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from phosphene.recipes.base import Plan, every, recipe, source_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from phosphene.metrics.interval import Interval
+
+PROMPTS = [
+    "a red circle", "一个小的蓝色正方形", "a large green heart", "a small yellow ring", "a purple triangle",
+    "一个大的橙色十字", "a pink heart", "一个黑色圆环",
+]  # fmt: skip
+DATA = "scenes:objects=1-1"
+
+
+@recipe(clip="scenes.clip")
+def base(
+    *,
+    data: str = DATA,
+    size: int = 32,
+    clip: Path | None = None,
+    steps: int = 1600,
+    batch: int = 64,
+    lr: float = 1e-3,
+    width: int = 48,
+    patch: int = 2,
+    drop: float = 0.15,
+    pictures: int = 30_000,
+    judged: int = 500,
+    seed: int = 0,
+) -> Plan:
+    """Text-to-image diffusion of scenes of one object, in pixels: what the kinds of guidance are compared on.
+
+    phosphene train scenes.base
+
+    clip      a bundle of scenes.clip, whose text encoder it begins with; trained first where none is given
+    width     channels of the U-Net's first level; the others have twice as many and, at most, 8/3
+    patch     a side of the patches whose pixels are the U-Net's channels
+    drop      how often the caption is left out: without words it is a model of all pictures
+    pictures  how many scenes are drawn to learn from
+    judged    how many pictures of one object the exact parser reads at the end; 0 is none
+    """
+    from phosphene.data.batches import Batches, cached
+    from phosphene.diffusion.denoiser import Denoiser
+    from phosphene.diffusion.schedule import Cosine
+    from phosphene.nets.layers import ScaleShiftResBlock, SpatialTransformer
+    from phosphene.nets.patched import Patched
+    from phosphene.nets.unet import UNet
+    from phosphene.recipes.grids import grid_of
+    from phosphene.recipes.scenes.latent import read_back
+    from phosphene.recipes.scores import right_objects
+    from phosphene.systems.ddpm import Ddpm
+
+    words, channels = clip.text.width, 3 * patch**2
+    net = UNet(
+        channels, channels, (width, 2 * width, 8 * width // 3), 1, (0, 0, 1), head_dim=8 * width // 12,
+        context_dim=words, vector_dim=words, block=ScaleShiftResBlock, attend=SpatialTransformer,
+    )  # fmt: skip
+    denoiser = Denoiser(Patched(net, patch), Cosine(zero_snr=True), "v")
+    system = Ddpm(denoiser, clip.text, size, sampler="dpmpp_2m", steps=20, guidance=2.0)
+    batches = cached(Batches(source_of(data, size=size, n=pictures), size=size, batch=batch, seed=seed, drop=drop))
+    settings = dict(steps=steps, lr=lr, seed=seed, sample_every=1000, score_every=every(steps))
+    return Plan(
+        system, batches, settings, sample=grid_of(PROMPTS * 2), score=right_objects(min(judged, 100)),
+        report=lambda it: read_back(it, judged, kinds=("single", "unseen")),
+        card="# scenes.base\n\nOne coloured shape, from words in English and Chinese or from none, in pixels.",
+    )  # fmt: skip
+
+
+@recipe()
+def classifier(
+    *,
+    data: str = DATA,
+    size: int = 32,
+    steps: int = 600,
+    batch: int = 128,
+    lr: float = 1e-3,
+    width: int = 32,
+    pictures: int = 30_000,
+    judged: int = 500,
+    seed: int = 0,
+) -> Plan:
+    """A classifier of noisy scenes of one object into the 43 pairs of colour and shape that are trained.
+
+    phosphene train scenes.classifier
+    phosphene generate "a red circle" --model runs/scenes.base --guidance 0 --guide runs/scenes.classifier:3
+
+    width     channels of the first level; the others have twice and three times as many
+    pictures  how many scenes are drawn to learn from
+    judged    how many scenes of the split "test" it has to classify at the end; 0 is none
+    """
+    from phosphene.data.scenes import SEEN
+    from phosphene.data.scenes.words import COLOURS_ZH, SHAPES_EN, SHAPES_ZH
+    from phosphene.diffusion.schedule import Cosine
+    from phosphene.systems.classifier import Classifier
+
+    names = [[f"{colour} {SHAPES_EN[shape]}", f"{COLOURS_ZH[colour]} {SHAPES_ZH[shape]}"] for colour, shape in SEEN]
+    system = Classifier(_tower(len(names), size, width), Cosine(zero_snr=True), names)
+    return _judge(system, data, size, batch, steps, lr, pictures, judged, seed, "# scenes.classifier")
+
+
+@recipe(clip="scenes.clip")
+def clip_noised(
+    *,
+    data: str = DATA,
+    size: int = 32,
+    clip: Path | None = None,
+    steps: int = 800,
+    batch: int = 128,
+    lr: float = 1e-3,
+    width: int = 32,
+    pictures: int = 30_000,
+    judged: int = 500,
+    seed: int = 0,
+) -> Plan:
+    """CLIP of noisy scenes of one object: GLIDE's guide.
+
+    phosphene train scenes.clip_noised
+    phosphene generate "a red circle" --model runs/scenes.base --guidance 0 --guide runs/scenes.clip_noised:3
+
+    clip      a bundle of scenes.clip, whose text encoder it begins with; trained first where none is given
+    width     channels of the picture tower's first level; the others have twice and three times as many
+    pictures  how many scenes are drawn to learn from
+    judged    how many scenes of the split "test" it has to name at the end; 0 is none
+    """
+    from phosphene.diffusion.schedule import Cosine
+    from phosphene.systems.clip_noised import NoisedClip
+
+    system = NoisedClip(clip.text, _tower(clip.text.width, size, width), Cosine(zero_snr=True))
+    return _judge(system, data, size, batch, steps, lr, pictures, judged, seed, "# scenes.clip_noised")
+
+
+def _tower(numbers: int, size: int, width: int):
+    """Half a U-Net that makes so many numbers of a noisy picture."""
+    from phosphene.nets.classifier import MeanHead, NoisyClassifier
+
+    return NoisyClassifier(3, numbers, size, (width, 2 * width, 3 * width), 1, (0, 0, 1), width, head=MeanHead)
+
+
+def _judge(system, data, size, batch, steps, lr, pictures, judged, seed, card) -> Plan:
+    """The plan of a judge of noisy pictures; how often it is right, at several levels of noise, is its report."""
+    from phosphene.data.batches import Batches, cached
+    from phosphene.recipes.scenes.shared import one_objects
+
+    source = source_of(data, size=size, n=pictures)
+    batches = cached(Batches(source, size=size, batch=batch, seed=seed, drop=0.0))
+    held = one_objects(size, judged, "en") if judged else None
+    some = None if held is None else (held[0][:200], held[1][:200])
+    settings = dict(steps=steps, lr=lr, weight_decay=0.05, seed=seed, score_every=every(steps))
+    return Plan(
+        system, batches, settings, card=card,
+        score=None if some is None else lambda it: {f"right at {t}": right(it, *some, t).value for t in (0.2, 0.6)},
+        report=lambda it: [] if held is None else told_at(it, *held),
+    )  # fmt: skip
+
+
+LEVELS = (0.001, 0.2, 0.4, 0.6, 0.8, 0.9)
+
+
+def told_at(system, pictures: Tensor, said: Sequence[str]) -> list[str]:
+    """How often a judge of noisy pictures names the right pair of colour and shape, a line a level of noise."""
+    lines = []
+    for t in LEVELS:
+        rate, low, high = right(system, pictures, said, t)
+        about = f"{rate:.1%} of {len(said)} held-out pictures (95 % interval {low:.1%} to {high:.1%})"
+        lines.append(f"- colour and shape at t = {t:g}, {system.schedule(t).alpha:.3f} of the signal: right {about}")
+    return lines
+
+
+def right(system, pictures: Tensor, said: Sequence[str], t: float, seed: int = 0) -> Interval:
+    """The share of pictures (N, 3, H, W), noised up to t, whose own (colour, shape) is likeliest of all that are told.
+
+    Both kinds are asked in the same way: which of the 43 names has the highest log_prob.
+    """
+    import torch
+
+    from phosphene.data.scenes import SEEN, read, wilson
+    from phosphene.metrics.interval import Interval
+
+    generator = torch.Generator().manual_seed(seed)
+    names = [f"a {colour} {shape}" for colour, shape in SEEN]
+    hits = 0
+    for rows in torch.arange(len(said)).split(64):
+        x = system.schedule.jump(pictures[rows], t, torch.randn(pictures[rows].shape, generator=generator))
+        likeliest = system.scores(x, torch.tensor(t, dtype=torch.float64), names).argmax(1)
+        own = [SEEN.index((g.colour, g.shape)) for i in rows.tolist() for g in read(said[i]).groups]
+        hits += sum(a == b for a, b in zip(likeliest.tolist(), own, strict=True))
+    return Interval(hits / len(said), *wilson(hits, len(said)))
