@@ -6,7 +6,7 @@ import torch
 
 from phosphene.data.scenes import Scenes
 from phosphene.diffusion.denoiser import Denoiser
-from phosphene.diffusion.schedule import Cosine, Flow
+from phosphene.diffusion.schedule import Cosine, Flow, Geometric, Linear
 from phosphene.nets.autoencoder import (
     Autoencoder,
     ConvDecoder,
@@ -18,11 +18,13 @@ from phosphene.nets.autoencoder import (
 )
 from phosphene.nets.dit import DiT
 from phosphene.nets.layers import ScaleShiftResBlock, SpatialTransformer
+from phosphene.nets.patched import Patched
 from phosphene.nets.quantize import VqAutoencoder
 from phosphene.nets.transformer import TextTransformer, VisionTransformer
 from phosphene.nets.unet import UNet
 from phosphene.systems.autoencoder import AutoencoderSystem
 from phosphene.systems.base import Batch, System
+from phosphene.systems.binomial import Binomial
 from phosphene.systems.clip import ClipSystem
 from phosphene.systems.ddpm import Ddpm
 from phosphene.systems.decoder import DiffusionDecoder
@@ -118,7 +120,25 @@ def diffusion_decoder() -> DiffusionDecoder:
     return DiffusionDecoder(Denoiser(net, Cosine(zero_snr=True), "v"), autoencoder())
 
 
+def binomial() -> Binomial:
+    return Binomial(Patched(UNet(4, 4, (W, 2 * W), 1, (0, 1), head_dim=W)), 10, threshold=0.5)
+
+
+def ncsn() -> Ddpm:
+    net = Patched(UNet(12, 12, (2 * W, 2 * W), 1, (0, 1), head_dim=W))
+    return Ddpm(Denoiser(net, Geometric(30, 0.02, 30.0)), size=32, sampler="langevin", steps=10, bound=None)
+
+
+def ddpm_learned() -> Ddpm:
+    net = Patched(UNet(12, 24, (2 * W, 2 * W), 1, (0, 1), head_dim=W))
+    denoiser = Denoiser(net, Linear(100, 1e-3, 0.1), learned_variance=True)
+    return Ddpm(denoiser, size=32, steps=10, options={"variance": "learned"})
+
+
 SYSTEMS = {
+    "binomial": (binomial, "none"),
+    "ncsn": (ncsn, "none"),
+    "ddpm_learned": (ddpm_learned, "none"),
     "ddpm": (ddpm, "none"),
     "ddpm_class": (ddpm_class, "label"),
     "latent": (latent, "caption"),
@@ -132,7 +152,7 @@ SYSTEMS = {
     "enlarger": (enlarger, "none"),
     "diffusion_decoder": (diffusion_decoder, "none"),
 }
-GENERATE = ["ddpm", "ddpm_class", "latent", "latent_dit"]
+GENERATE = ["ncsn", "ddpm_learned", "ddpm", "ddpm_class", "latent", "latent_dit"]
 
 
 def made(name: str, seed: int = 0) -> tuple[System, Batch]:

@@ -33,7 +33,7 @@ def test_it_makes_the_eight_pictures_it_learned(name):
     overfit(system, batch, 1200, 2e-3)
     pictures = picture(system.eval(), batch.prompts, list(range(8)), steps=25)
     distance = (pictures[:, None] - batch.image[None]).square().flatten(2).mean(2)  # (made, real)
-    if name == "ddpm":  # it was told nothing: each is near to some picture
+    if batch.prompts[0] is None:  # it was told nothing: each is near to some picture
         assert (distance.min(1).values < 0.05).float().mean() >= 0.75
     else:
         assert (distance.argmin(1) == torch.arange(8)).float().mean() >= 0.85
@@ -92,7 +92,9 @@ def test_stopping_early_costs_nothing(name):
     calls = []
     system.denoiser.net.register_forward_hook(lambda *_: calls.append(1))
     list(itertools.islice(system.generate(batch.prompts[:1], seeds=[1], steps=9), 2))
-    assert len(calls) == 2
+    two = len(calls)
+    list(system.generate(batch.prompts[:1], seeds=[1], steps=9))
+    assert two >= 2 and 9 * two == 2 * (len(calls) - two)
 
 
 @pytest.mark.parametrize("name", ["ddpm_class", "latent"])
