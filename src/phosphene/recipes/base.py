@@ -31,6 +31,7 @@ class Plan:
     sample    system -> PIL picture or pictures (B, 3, H, W), for the grids of the run's folder
     score     system -> {name: number}: how good it is, cheap enough for each `score_every` steps and the end
     finish    (system) -> None, with the averaged weights, before the bundle is written
+    whole     system -> the system that it is a part of, such as a cascade: that is sampled, scored, reported and saved
     report    (system) -> lines that say how good it became, for the user and the card
     card      the model card, Markdown
     dtype     of the matrices in the bundle
@@ -42,6 +43,7 @@ class Plan:
     sample: Callable[[System], Any] | None = None
     score: Callable[[System], dict[str, float]] | None = None
     finish: Callable[[System], None] | None = None
+    whole: Callable[[System], System] = lambda system: system
     report: Callable[[System], list[str]] | None = None
     card: str = ""
     dtype: str | None = None
@@ -63,7 +65,7 @@ class Recipe:
         """
         import torch
 
-        from phosphene.training import train
+        from phosphene.training import band, train
         from phosphene.weights import bundle
 
         out = Path(out or Path("runs") / self.name)
@@ -76,17 +78,21 @@ class Recipe:
         def save(system: System, path: Path, card: str | None = None) -> None:
             if plan.finish:
                 plan.finish(system)
-            said.extend(plan.report(system.eval()) if plan.report else [])
-            bundle.save(system, path, card="\n".join([card or "", "", *said]), dtype=plan.dtype)
+            said.extend(plan.report(plan.whole(system.eval())) if plan.report else [])
+            bundle.save(plan.whole(system), path, card="\n".join([card or "", "", *said]), dtype=plan.dtype)
+
+        def of_whole(ask: Callable[[System], Any] | None) -> Callable[[System], Any] | None:
+            return ask and (lambda system: ask(plan.whole(system)))
 
         knobs = {k: str(v) if isinstance(v, Path) else v for k, v in self.knobs.items()}
         steps = train(
-            plan.system, plan.data, out=out, resume=resume, sample=plan.sample, score=plan.score, card=plan.card,
-            save=save, knobs=knobs, recipe=self.name, **plan.settings,
+            plan.system, plan.data, out=out, resume=resume, sample=of_whole(plan.sample), score=of_whole(plan.score),
+            card=plan.card, save=save, knobs=knobs, recipe=self.name, **plan.settings,
         )  # fmt: skip
+        watch = band.Watch(out)
         with contextlib.closing(steps):  # a caller that leaves early leaves the training, too
             for progress in steps:
-                yield replace(progress, notes=(*progress.notes, *said))
+                yield watch.look(replace(progress, notes=(*progress.notes, *said)))
 
     def _needed(self, out: Path, resume: bool):
         """{knob: system} of what the recipe needs, trained first where it is not there."""

@@ -10,8 +10,8 @@ gave to recipes/bands/NAME.json. The band is made from these values here:
     s_j²               half the mean of var over j and its two neighbours on either side, half the mean over all steps
     band at j          mean_j ± max(k(n)·s_j·√(1 + 1/n), floor), linear in log(step) between steps of the grid
 
-Three seeds tell little of a variance at one step, so steps lend each other theirs. k(n) = 4 + 2/(n − 2) is chosen by
-simulation so that of sound runs one in fifty leaves the band of a metric anywhere (tests/training/test_band.py).
+Three seeds tell little of a variance at one step, so steps lend each other theirs. k(n) = 4 + 1/(n − 2) is chosen by
+simulation so that of sound runs one in fifty leaves the band of a metric anywhere (tests/recipes/test_bands.py).
 """
 
 from __future__ import annotations
@@ -20,13 +20,18 @@ import json
 import math
 import statistics
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from phosphene.errors import Problem
 from phosphene.training.settings import FREE
+
+if TYPE_CHECKING:
+    from phosphene.training.progress import Progress
 
 FOLDER = Path(__file__).parents[1] / "recipes" / "bands"
 FORMAT = 1
@@ -59,10 +64,11 @@ class Curve:
     steps: Sequence[int]
     values: Sequence[Sequence[float]]
 
-    @property
+    @cached_property
     def logarithmic(self) -> bool:
         return not self.name.startswith("score/") and min(map(min, self.values)) > 0
 
+    @cached_property
     def edges(self) -> list[tuple[float, float]]:
         """(low, high) at each step."""
         x = [[math.log(v) for v in row] if self.logarithmic else list(row) for row in self.values]
@@ -80,7 +86,7 @@ class Curve:
         """(low, high) at any step between the first and the last; None outside."""
         if not self.steps[0] <= step <= self.steps[-1]:
             return None
-        edges = self.edges()
+        edges = self.edges
         j = min(bisect_right(self.steps, step) - 1, len(self.steps) - 2)
         if j < 0:  # a single step
             return edges[0]
@@ -92,7 +98,7 @@ class Curve:
 
 def k_of(seeds: int) -> float:
     """How many standard deviations a band is wide to either side, of as many seeds."""
-    return 4 + 2 / (seeds - 2)
+    return 4 + 1 / (seeds - 2)
 
 
 @dataclass(frozen=True)
@@ -158,9 +164,9 @@ class Band:
         return said + (f", to step {it['until']}" if it["until"] < it["training"]["steps"] else "")
 
 
-def of(name: str, folder: Path = FOLDER) -> Band | None:
+def of(name: str) -> Band | None:
     """The band of a recipe; None where none has been measured. Raises Problem for a file that is damaged."""
-    file = folder / f"{name}.json"
+    file = FOLDER / f"{name}.json"
     return Band.read(file) if file.is_file() else None
 
 
@@ -172,6 +178,17 @@ def of_run(folder: Path) -> tuple[Band | None, list[str]]:
         return None, []
     band = of(record.get("name") or folder.resolve().name)
     return band, band.differences(record) if band else []
+
+
+def edges_of(folder: Path, rows: Sequence[dict]) -> dict[str, list[tuple[float, float, float]]]:
+    """{metric: [(step, low, high)]} as far as the log goes, for a run's plot; empty without a band of its settings."""
+    try:
+        band, differs = of_run(folder)
+    except Problem:  # `Watch` has said so
+        return {}
+    curves, until = {} if band is None or differs or not rows else band.curves, rows[-1]["step"] if rows else 0
+    steps = {name: [*(s for s in it.steps if s < until), min(until, it.steps[-1])] for name, it in curves.items()}
+    return {name: [(s, *edges) for s in steps[name] if (edges := it.at(s))] for name, it in curves.items()}
 
 
 def comparable(group: str, values: dict) -> dict:
@@ -226,50 +243,69 @@ def _grid(steps: Sequence[int]) -> list[int]:
 # While it trains ----------------------------------------------------------------------------------------------------
 
 MEANS = {
-    (
-        "loss",
-        "above",
-    ): "it learns more slowly than it should: a rate too high or too low, or pictures and captions that "
-    "do not belong together",
-    ("loss", "below"): "its task is easier than it should be: fewer or doubled pictures, or data in another range",
-    ("grad_norm", "above"): "its steps are wilder than they should be: a rate too high, or a smaller batch",
-    ("grad_norm", "below"): "less of the network learns than should, or its data is poorer",
-    ("score", "above"): "better than the recipe's own runs: look whether what it is asked was in its training",
-    ("score", "below"): "what it makes is not what the recipe's own runs made at this step",
+    ("loss", "above"): "it learns more slowly than it should (the rate), or that captions and pictures do not fit",
+    ("loss", "below"): "the task is easier than it should be: fewer or doubled pictures, or data in another range",
+    ("grad_norm", "above"): "steps are wilder than they should be: a rate too high, or a smaller batch",
+    ("grad_norm", "below"): "less of the network learns than should, or that the data is poorer",
+    ("score", "above"): "what it has learned by now is not what the recipe's own runs had",
+    ("score", "below"): "what it has learned by now is not what the recipe's own runs had",
 }
 
 
 class Watch:
-    """Says of a run, as its log grows, where it lies in its recipe's band."""
+    """Says of a run, as it goes, where it lies in its recipe's band."""
 
-    def __init__(self, folder: Path, rows: Iterable[dict] = ()) -> None:
-        self.folder, self.rows = folder, list(rows)
-        self.band, self.differs = of_run(folder)
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.rows: list[dict] | None = None  # of the log: None before the first step
         self.told: set[str] = set()
+        try:
+            self.band, self.differs = of_run(folder)
+            self.greeting = _greeting(self.band, self.differs)
+        except Problem as problem:
+            self.band, self.greeting = None, f"The band cannot be shown: {problem}"
 
-    def greeting(self) -> str:
-        """What the user is told before the first step."""
-        if self.band is None:
-            return (
-                "No band has been measured for this recipe: nothing says whether loss and score are as they should be."
-            )
-        if self.differs:
-            more = f"{', '.join(self.differs)} {'differ' if len(self.differs) > 1 else 'differs'}"
-            return f"The band is of the recipe's own settings; {more}: shown for orientation only."
-        return f"The band: {self.band}."
-
-    def look(self, row: dict) -> tuple[dict[str, Place], list[str]]:
-        """(where each metric of a new line lies, what the user should be told of it: once a metric)."""
-        self.rows.append(row)
-        if self.band is None:
-            return {}, []
+    def look(self, at: Progress) -> Progress:
+        """The same with `places`, and notes: what band there is, at the first step; what leaves it, once a metric."""
+        notes = []
+        if self.rows is None:
+            self.rows = [row for row in _rows(self.folder) if row["step"] < at.step]
+            notes = [self.greeting]
+        if self.band is None or not at.logged:
+            return replace(at, notes=(*at.notes, *notes))
+        self.rows.append(at.row())
         places = self.band.places(self.rows)
-        news = [n for n, p in places.items() if p.where != "in" and n not in self.told] if not self.differs else []
-        self.told.update(news)
-        return places, [self._said(name, row["step"], places[name]) for name in news]
+        for name, place in places.items() if not self.differs else ():
+            if place.where != "in" and name not in self.told:
+                self.told.add(name)
+                notes.append(f"{said(name, at.step, place)} `phosphene doctor {self.folder}` looks for the cause.")
+        return replace(at, places=places, notes=(*at.notes, *notes))
 
-    def _said(self, name: str, step: int, place: Place) -> str:
-        kind = MEANS[name.partition("/")[0], place.where]
+
+def said(name: str, step: int, place: Place) -> str:
+    """Two sentences on a metric that is outside of its band."""
+    means = MEANS[name.partition("/")[0], place.where]
+    return f"At step {step} {name} is {place.value:.3g}, {place}. It may mean that {means}."
+
+
+def _greeting(band: Band | None, differs: Sequence[str]) -> str:
+    if band is None:
         return (
-            f"Step {step}: {name} is {place.value:.3g}, {place}: {kind}. `phosphene doctor {self.folder}` looks for it."
+            "No band has been measured for this recipe: nothing says whether its loss and score are as they should be."
         )
+    if differs:
+        verb = "differ" if len(differs) > 1 else "differs"
+        return f"The band is of the recipe's own settings; {', '.join(differs)} {verb}: shown for orientation only."
+    return f"The band: {band}."
+
+
+def _rows(folder: Path) -> list[dict]:
+    """What metrics.jsonl holds, but for a line cut short."""
+    found = []
+    try:
+        for line in (folder / "metrics.jsonl").read_text().splitlines():
+            with suppress(ValueError):
+                found.append(json.loads(line))
+    except OSError:
+        pass
+    return [row for row in found if isinstance(row, dict) and "step" in row]

@@ -33,6 +33,9 @@ def show(steps: Iterator[Progress], console: Console | None = None) -> Progress 
         for at in steps:
             for note in at.notes:
                 console.print(note, markup=False, highlight=False)
+            for name, value in at.scores.items():
+                score = f"step {at.step}: {name.removeprefix('score/')} {value:.4g}{_placed(at, name)}"
+                console.print(score, markup=False, highlight=False)
             bar.update(task, completed=at.step, total=at.steps, description=line(at))
             now = time.monotonic()
             if bar.disable and (at.step == at.steps or (at.logged and now - said >= EVERY)):
@@ -44,11 +47,25 @@ def show(steps: Iterator[Progress], console: Console | None = None) -> Progress 
 
 
 def line(at: Progress) -> str:
-    """loss 0.1234  grad 0.56  lr 1.0e-03  123 images/s  1:02:03 to go"""
+    """loss 0.1234 · mean 0.119 in the band (0.11 – 0.13)  grad 0.56  lr 1.0e-03  123 images/s  1:02:03 to go
+
+    The mean is what is compared (training/band.py); of the gradient only is said that it is outside.
+    """
+    turns = [name for name in at.places if name.startswith("loss/")]
+    loss = "".join(_placed(at, name, f"{name.removeprefix('loss/')} " if len(turns) > 1 else "") for name in turns)
+    grad = "".join(_placed(at, n) for n, p in at.places.items() if n.startswith("grad_norm/") and p.where != "in")
     return (
-        f"loss {at.loss:.4f}  grad {at.grad_norm:.2f}  lr {at.lr:.1e}  {at.per_second:.0f} images/s  "
+        f"loss {at.loss:.4f}{loss}  grad {at.grad_norm:.2f}{grad}  lr {at.lr:.1e}  {at.per_second:.0f} images/s  "
         f"{duration(at.eta)} to go"
     )
+
+
+def _placed(at: Progress, name: str, turn: str = "") -> str:
+    """What is said behind a number of where it lies; nothing where that is not known."""
+    place = at.places.get(name)
+    if place is None:
+        return ""
+    return f" · {place}" if name.startswith("score/") else f" · {turn}mean {place.value:.3g} {place}"
 
 
 def duration(seconds: float) -> str:

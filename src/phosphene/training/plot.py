@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
 WIDTH, HEIGHT, LEFT, TOP, BOTTOM, RIGHT = 900, 520, 78, 44, 46, 24
 COLOURS = ("#2563eb", "#dc2626", "#059669", "#d97706", "#7c3aed", "#0891b2")
-GRID, TEXT = "#e5e7eb", "#374151"
+GRID, TEXT, BAND = "#e5e7eb", "#374151", "#d1d5db"
+
+Edges = Sequence[tuple[float, float, float]]  # (step, low, high) at rising steps
 
 
-def losses(rows: list[dict]) -> Image.Image | None:
+def losses(rows: list[dict], bands: Mapping[str, Edges] | None = None) -> Image.Image | None:
     """The losses of metrics.jsonl's rows against the step, as logged (pale) and smoothed; None below two rows.
+
+    bands   of some of them, drawn behind in grey
 
     The upright axis is logarithmic where every loss is above 0.
     """
@@ -36,6 +41,10 @@ def losses(rows: list[dict]) -> Image.Image | None:
 
     sheet = Image.new("RGB", (WIDTH, HEIGHT), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
+    for edges in [bands[name] for name in curves if name in (bands or {})]:
+        least = 10**low if scale is math.log10 else low
+        around = [(s, max(y, least)) for s, y, _ in edges] + [(s, max(y, least)) for s, _, y in reversed(edges)]
+        draw.polygon([place(*p) for p in around], BAND)
     for y in ticks(low, high, scale is math.log10):
         height = place(0, y)[1]
         draw.line([(LEFT, height), (WIDTH - RIGHT, height)], GRID)

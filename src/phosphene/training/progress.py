@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from phosphene.training.band import Place
 from phosphene.training.team import Team
 
 
@@ -26,6 +27,7 @@ class Progress:
     eta         seconds to go
     numbers     means since the log's line before: "loss/TURN", "grad_norm/TURN", "TURN/PART"; new where `logged`
     scores      "score/NAME", where the recipe's score was taken at this step
+    places      where a new line lies in the recipe's band, by metric (band.Watch)
     checkpoint, sample   the files written at this step
     notes       lines that the user should see
     """
@@ -40,6 +42,7 @@ class Progress:
     numbers: dict[str, float]
     logged: bool = False
     scores: dict[str, float] = field(default_factory=dict)
+    places: dict[str, Place] = field(default_factory=dict)
     checkpoint: Path | None = None
     sample: Path | None = None
     notes: tuple[str, ...] = ()
