@@ -5,6 +5,7 @@ What several systems are built on (shared.py: an autoencoder, a CLIP) is trained
 
 from phosphene.recipes.scenes.ddpm import ddpm
 from phosphene.recipes.scenes.decoders import diffused, kl, small, superres, vq
+from phosphene.recipes.scenes.glide import glide, glide_inpaint, glide_like, glide_upscale
 from phosphene.recipes.scenes.guidance import base, classifier, clip_noised
 from phosphene.recipes.scenes.latent import latent
 from phosphene.recipes.scenes.score import ncsn
@@ -18,6 +19,10 @@ __all__ = [
     "clip_noised",
     "ddpm",
     "diffused",
+    "glide",
+    "glide_inpaint",
+    "glide_like",
+    "glide_upscale",
     "kl",
     "latent",
     "ncsn",

@@ -1,0 +1,270 @@
+"""GLIDE on scenes (Nichol et al. 2021): a base of 16×16 pixels, an upsampler to 32×32, and what they are fine-tuned to.
+
+Each recipe after the first takes the bundle of the one before and writes a whole cascade, which makes scenes of 32×32.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from phosphene.recipes.base import Plan, check_choice, every, recipe, source_of
+from phosphene.recipes.scenes.latent import PROMPTS
+
+if TYPE_CHECKING:
+    from phosphene.data.scenes import Score as Verdicts
+    from phosphene.recipes.scores import Score
+    from phosphene.systems.base import System
+
+DATA = "scenes:objects=1-2"
+
+
+@recipe(clip="scenes.clip")
+def glide(
+    *,
+    data: str = DATA,
+    size: int = 16,
+    clip: Path | None = None,
+    scratch: bool = False,
+    steps: int = 2000,
+    batch: int = 64,
+    lr: float = 1e-3,
+    width: int = 32,
+    drop: float = 0.1,
+    pictures: int = 30_000,
+    judged: int = 500,
+    seed: int = 0,
+) -> Plan:
+    """GLIDE's base: scenes of 16×16 pixels, those of 32×32 reduced, from words; scenes.glide_upscale enlarges them.
+
+    phosphene train scenes.glide
+
+    clip      a bundle of scenes.clip, with whose text transformer its own begins; trained first where none is given
+    scratch   the text transformer begins with random weights, as in the paper
+    width     channels at the full size; four times as many at a quarter of it
+    drop      how often the caption is left out, for guidance by the empty one
+    pictures  how many scenes are drawn to learn from
+    judged    how many pictures of one object the exact parser reads at the end, enlarged by bicubic; 0 is none
+    """
+    from phosphene.data.batches import Batches, cached
+    from phosphene.recipes.cascade import Reduced, glide_base, glide_words
+    from phosphene.recipes.grids import grid_of
+
+    words = glide_words(clip, 6 * width, begin=not scratch)
+    system = glide_base(words, size, (width, 2 * width, 4 * width), (0, 1, 1))
+    scenes = Reduced(source_of(data, size=2 * size, n=pictures), size)
+    batches = cached(Batches(scenes, size=size, batch=batch, seed=seed, drop=drop))
+    settings = dict(steps=steps, lr=lr, seed=seed, sample_every=every(steps, 2), score_every=every(steps, 4))
+    return Plan(
+        system, batches, settings, sample=grid_of(PROMPTS * 2, steps=20), score=right_enlarged(min(judged, 60)),
+        report=lambda it: [f"- enlarged by bicubic, one object: {_told(right_enlarged(judged)(it))}"] if judged else [],
+        card="# scenes.glide\n\nGLIDE's base: scenes of 16×16 pixels, from words in English and Chinese.",
+    )  # fmt: skip
+
+
+@recipe(glide="scenes.glide")
+def glide_upscale(
+    *,
+    data: str = DATA,
+    size: int = 32,
+    glide: Path | None = None,
+    steps: int = 800,
+    batch: int = 32,
+    lr: float = 1e-3,
+    width: int = 24,
+    drop: float = 0.1,
+    pictures: int = 20_000,
+    judged: int = 500,
+    seed: int = 0,
+) -> Plan:
+    """GLIDE's upsampler, 16×16 → 32×32, told the words too. Its bundle is the cascade of the base and this.
+
+    phosphene train scenes.glide_upscale
+
+    glide     a bundle of scenes.glide, the base; trained first where none is given
+    width     channels at the full size
+    drop      how often the caption is left out
+    pictures  how many scenes are drawn to learn from
+    judged    how many pictures of one object the exact parser reads at the end, of two objects two fifths; 0 is none
+    """
+    from phosphene.data.batches import Batches, cached
+    from phosphene.recipes.cascade import glide_upscaler, glide_words_again
+    from phosphene.recipes.grids import grid_of
+    from phosphene.recipes.scenes.latent import read_back
+    from phosphene.recipes.scores import right_objects
+    from phosphene.systems.cascade import Cascade
+
+    base = glide.stages[0] if isinstance(glide, Cascade) else glide
+    words = glide_words_again(base.encoder, 6 * width)
+    system = glide_upscaler(words, size, base.size, (width, 2 * width, 4 * width), (0, 0, 1))
+    batches = cached(Batches(source_of(data, size=size, n=pictures), size=size, batch=batch, seed=seed, drop=drop))
+    settings = dict(steps=steps, lr=lr, seed=seed, sample_every=every(steps, 2), score_every=every(steps, 2))
+    return Plan(
+        system, batches, settings, whole=lambda it: Cascade([base, it]),
+        sample=grid_of(PROMPTS * 2, steps=[20, 10]), score=right_objects(min(judged, 60)),
+        report=lambda it: read_back(it, judged, kinds=("single", "unseen", "pair")),
+        card="# scenes.glide_upscale\n\nGLIDE: scenes of 16×16 pixels and their enlargement, from words.",
+    )  # fmt: skip
+
+
+@recipe(glide="scenes.glide_upscale")
+def glide_inpaint(
+    *,
+    data: str = DATA,
+    glide: Path | None = None,
+    stage: str = "base",
+    steps: int = 500,
+    batch: int = 64,
+    lr: float = 3e-4,
+    drop: float = 0.1,
+    pictures: int = 20_000,
+    judged: int = 500,
+    seed: int = 0,
+) -> Plan:
+    """GLIDE fine-tuned to fill in what was erased. Its bundle is a cascade whose first stage is shown what is left.
+
+    phosphene train scenes.glide_inpaint
+    phosphene edit scene.png "a red circle" --mask mask.png --model runs/scenes.glide_inpaint
+
+    glide     a bundle of scenes.glide_upscale, the cascade; trained first where none is given
+    stage     which of its stages is fine-tuned: base or upscale
+    drop      how often the caption is left out
+    pictures  how many scenes are drawn to learn from
+    judged    how many erased objects are drawn again at the end, to be read by the exact parser; 0 is none
+    """
+    from phosphene.data.batches import Batches, cached
+    from phosphene.recipes.cascade import Reduced
+    from phosphene.systems.glide import inpainting
+
+    index = check_choice("stage", stage, {"base": 0, "upscale": 1})
+    system = inpainting(glide.stages[index])
+    scenes = source_of(data, size=glide.size, n=pictures)
+    source = scenes if index else Reduced(scenes, system.size)
+    batches = cached(Batches(source, size=system.size, batch=batch, seed=seed, drop=drop))
+    settings = dict(steps=steps, lr=lr, seed=seed, score_every=every(steps, 2))
+    return Plan(
+        system, batches, settings, whole=lambda it: glide.swapped(index, it),
+        score=lambda it: {"filled": filled(it, min(judged, 40)).rate} if judged else {},
+        report=lambda it: [f"- erased and drawn again: right {filled(it, judged)}"] if judged else [],
+        card="# scenes.glide_inpaint\n\nGLIDE's base, fine-tuned to fill in what was erased.",
+    )  # fmt: skip
+
+
+@recipe(glide="scenes.glide_upscale", clip="scenes.clip")
+def glide_like(
+    *,
+    data: str = DATA,
+    glide: Path | None = None,
+    clip: Path | None = None,
+    steps: int = 500,
+    batch: int = 64,
+    lr: float = 5e-4,
+    drop: float = 0.1,
+    pictures: int = 20_000,
+    judged: int = 500,
+    seed: int = 0,
+) -> Plan:
+    """GLIDE's base fine-tuned to be told a picture, by its CLIP embedding, in the place of words: others like it.
+
+    phosphene train scenes.glide_like
+    phosphene edit scene.png --model runs/scenes.glide_like
+
+    glide     a bundle of scenes.glide_upscale, the cascade; trained first where none is given
+    clip      a bundle of scenes.clip, whose picture tower sees; trained first where none is given
+    drop      how often nothing is told
+    pictures  how many scenes are drawn to learn from
+    judged    how many test scenes of one object are likened at the end, to be read by the exact parser; 0 is none
+    """
+    import copy
+
+    from phosphene.data.batches import Batches, cached
+    from phosphene.systems.glide import ClipEncoder, Likeness
+
+    base = copy.deepcopy(glide.stages[0])
+    sees = base.denoiser.net.arguments
+    encoder = ClipEncoder(clip, clip.arguments["width"], sees["vector_dim"], sees["context_dim"])
+    system = Likeness(**{**base.arguments, "encoder": encoder})
+    batches = cached(
+        Batches(source_of(data, size=glide.size, n=pictures), size=glide.size, batch=batch, seed=seed, drop=drop)
+    )
+    settings = dict(steps=steps, lr=lr, seed=seed, score_every=every(steps, 2))
+    return Plan(
+        system, batches, settings, whole=lambda it: glide.swapped(0, it),
+        score=lambda it: {"alike": alike(it, min(judged, 60))["alike"]} if judged else {},
+        report=lambda it: [f"- of {judged} test scenes: {_told(alike(it, judged))}"] if judged else [],
+        card="# scenes.glide_like\n\nGLIDE's base, told a picture by its CLIP embedding.",
+    )  # fmt: skip
+
+
+def right_enlarged(n: int) -> Score | None:
+    """How the exact parser reads n pictures of one object by a base, enlarged by bicubic: it reads none below 32×32."""
+    from torch.nn import functional as F
+
+    from phosphene.data.scenes import evaluate_prompts, score
+    from phosphene.recipes.grids import made_of
+
+    prompts = evaluate_prompts("single", n) if n else []
+
+    def read(system: System) -> dict[str, float]:
+        large = F.interpolate(made_of(system, prompts), size=(32, 32), mode="bicubic").clamp(-1, 1)
+        judged = score(prompts, large)
+        return {"right": judged.rate, **{part: held / max(1, said) for part, (held, said) in judged.parts.items()}}
+
+    return read if prompts else None
+
+
+def filled(system: System, n: int, seed: int = 0) -> Verdicts:
+    """n scenes of two objects, one of them erased with 2 pixels around it and drawn again, told what the whole shows."""
+    import torch
+
+    from phosphene.data.scenes import caption, render, score
+    from phosphene.data.scenes.draw import SIZES, UNITS
+    from phosphene.data.scenes.judge import evaluation_scenes
+
+    specs, scenes = zip(*evaluation_scenes("pair", n, seed))
+    side = system.size
+    pictures = torch.stack([torch.from_numpy(render(scene, side)).permute(2, 0, 1) / 127.5 - 1 for scene in scenes])
+    holes = torch.zeros(n, 1, side, side)
+    for hole, (*_, last) in zip(holes, scenes):
+        reach = SIZES[last.size] / 2 + 2 * UNITS / 32
+        top, bottom, left, right = (
+            round(max(0, edge) * side / UNITS) for at in (last.y, last.x) for edge in (at - reach, at + reach)
+        )
+        hole[:, top:bottom, left:right] = 1
+    prompts = [caption(spec, ("en", "zh")[i % 2]) for i, spec in enumerate(specs)]
+    made = []
+    for first in range(0, n, 64):
+        rows = slice(first, min(first + 64, n))
+        seeds = list(range(seed + rows.start, seed + rows.stop))
+        *_, end = system.generate(prompts[rows], seeds=seeds, image=pictures[rows], mask=holes[rows])
+        made.append(end.picture())
+    return score(specs, torch.cat(made), "pair")
+
+
+def alike(system: System, n: int, seed: int = 0) -> dict[str, float]:
+    """Of n test scenes of one object, how many have, in a picture made like them, that object and no other.
+
+    alike: of its shape and colour; size: of its size, too; elsewhere: of these, over an eighth of the side away.
+    """
+    from phosphene.data.scenes import Scenes, parse
+    from phosphene.data.scenes.draw import UNITS
+    from phosphene.recipes.parts import pictures_of
+
+    scenes = Scenes(system.size, n, "test", (1, 1))
+    pictures, pairs = pictures_of(scenes, system.size), []
+    for first in range(0, n, 64):
+        some = pictures[first : first + 64]
+        seeds = list(range(seed + first, seed + first + len(some)))
+        *_, end = system.generate([None] * len(some), seeds=seeds, image=some)
+        pairs += [(scenes[first + i].meta["objects"][0], parse(x).scene or ()) for i, x in enumerate(end.picture())]
+    same = [(a, b[0]) for a, b in pairs if len(b) == 1 and (a.shape, a.colour) == (b[0].shape, b[0].colour)]
+    away = [max(abs(a.x - b.x), abs(a.y - b.y)) > UNITS / 8 for a, b in same]
+    return {
+        "alike": len(same) / n,
+        "size": sum(a.size == b.size for a, b in same) / n,
+        "elsewhere": sum(away) / max(1, len(same)),
+    }
+
+
+def _told(numbers: dict[str, float]) -> str:
+    return ", ".join(f"{name} {share:.1%}" for name, share in numbers.items())
