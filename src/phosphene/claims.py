@@ -109,7 +109,11 @@ WORDS = ("predicts", "qkv", "act", "schedule", "part")  # told in words; other t
 
 
 def _adapter(value: Any) -> bool:
-    return _file(value) and value.get("kind") in ("lora", "embedding") and _number(-1e3, 1e3)(value.get("strength"))
+    return (
+        _file(value)
+        and value.get("kind") in ("lora", "embedding", "guide")
+        and _number(-1e3, 1e3)(value.get("strength"))
+    )
 
 
 def check(one: Receipt, where: str) -> None:

@@ -71,17 +71,18 @@ def replay(
     vae: str | Path | None = None,
     lora: Sequence[str | Path] = (),
     embedding: Sequence[str | Path] = (),
+    guide: Sequence[str | Path] = (),
     tell: Sequence[str] = (),
     device: str = "auto",
 ) -> Replay:
     """Makes a picture, or a sheet of them, again from what it carries; on the CPU with as many threads as then.
 
     model        its file or folder; None: the shipped one of the name that the receipt says
-    source, mask what an edit was made of;  vae, lora, embedding  files, recognised by their hashes
+    source, mask what an edit was made of;  vae, lora, embedding, guide  files, recognised by their hashes
     tell         what was told of the checkpoint and may be a path;  device  "auto": that of the receipt, if it is here
     Raises Problem for a picture without a receipt, for one that says what cannot be, for what is needed and missing.
     """
-    given = _Given(model, source, mask, vae, tuple(lora), tuple(embedding), tuple(tell), device)
+    given = _Given(model, source, mask, vae, tuple(lora), tuple(embedding), tuple(guide), tuple(tell), device)
     said, ours = receipt.read(picture), bool(receipt.both(picture)[0])
     found = [said if ours else _foreign(picture, said)] if isinstance(said, dict) else said
     for one in found:
@@ -157,6 +158,7 @@ class _Given:
     vae: str | Path | None
     lora: tuple[str | Path, ...]
     embedding: tuple[str | Path, ...]
+    guide: tuple[str | Path, ...]
     tell: tuple[str, ...]
     device: str
 
@@ -206,19 +208,24 @@ def _wanted(one: Receipt, given: _Given, where: str) -> dict[str, Any]:
             )
     if one.get("vae") and given.vae is None:
         raise Problem(f"{where} was made with the autoencoder {one['vae'][:60]!r}: name its file, --vae FILE")
-    files: dict[str, list[str]] = {"lora": [], "embedding": []}
+    files: dict[str, list[str]] = {"lora": [], "embedding": [], "guide": []}
     for each in one.get("adapters") or []:
         kind = each["kind"]
-        named = {sha256(file): str(file) for file in getattr(given, kind)}
+        named = {sha256(_file(kind, file)): str(file) for file in getattr(given, kind)}
         if each["sha256"] not in named:
             begins = f"{each['name'][:60]!r} (sha256 {each['sha256'][:12]}…)"
             raise Problem(f"{where} was made with the {kind} {begins}: name that file, --{kind} FILE")
         file = named[each["sha256"]]
-        files[kind].append(f"{file}:{each['strength']}" if kind == "lora" else file)
+        files[kind].append(f"{file}:{each['strength']}" if kind != "embedding" else file)
     place = given.device if given.device != "auto" else _here(one.get("device"))
     precision = one.get("precision") or "auto"
     how = {name: one[name] for name in ("tile", "seamless", "strict") if one.get(name)}
     return {"tell": told, "vae": given.vae, "device": place, "precision": precision, **files, **how}
+
+
+def _file(kind: str, file: str | Path) -> str | Path:
+    """What is hashed: of a guide that is a run's folder, the model in it."""
+    return bundle.find(file) if kind == "guide" else file
 
 
 def _here(device: str | None) -> str:

@@ -195,6 +195,7 @@ class Studio:
         vae: str | Path | None = None,
         lora: str | Path | Sequence[str | Path] = (),
         embedding: str | Path | Sequence[str | Path] = (),
+        guide: str | Path | Sequence[str | Path] = (),
         tell: Mapping[str, Any] | Sequence[str] = (),
         device: str = "auto",
         precision: str = "auto",
@@ -209,6 +210,7 @@ class Studio:
         vae        a file or folder whose autoencoder takes the place of the model's
         lora       FILE or FILE:strength, one or several; of a folder, those that prompts name, <lora:name:weight>
         embedding  files of words by textual inversion, one or several
+        guide      FILE or FILE:scale, one or several: classifiers or CLIPs of noisy pictures (docs/guidance.md)
         tell       what a checkpoint does not say, {"predicts": "v"} or ["predicts=v"] (docs/checkpoints.md)
         device, precision, offload, tile, seamless   see `runtime.prepare_for_sampling`
         strict     one picture at a time, so that none depends on the others of a request in any bit (docs/trust.md)
@@ -222,7 +224,7 @@ class Studio:
         if not hasattr(system, "generate"):
             raise Problem(f"{self.path} is a part, {type(system).__name__}, which makes no pictures by itself")
         self.system = prepare_for_sampling(system, device, precision, offload=offload, **changes)
-        dress(self.system, self.loras, _several(embedding))
+        dress(self.system, self.loras, _several(embedding), guides=_several(guide))
         self.origin = {
             "model": self.path.stem,
             "weights": weights,

@@ -1,10 +1,11 @@
-"""Adapters, on and off: LoRA, textual inversion, another autoencoder. The weights of the model are never touched.
+"""Adapters, on and off: LoRA, words, another autoencoder, guides. The weights of the model are never touched.
 
 ink = adapt.apply(system, "ink.safetensors", strength=0.8)
 ink.strength = 0.5
 ink.remove()                       # bitwise the same pictures as before
 """
 
+from .guiding import Guiding, guide
 from .low_rank import Adapter, apply, bake, new
 from .replaced import Replaced, Word, replace_autoencoder, teach
 from .wardrobe import dress, find, spec, wearing
@@ -12,6 +13,7 @@ from .worn import Worn, worn
 
 __all__ = [
     "Adapter",
+    "Guiding",
     "Replaced",
     "Word",
     "Worn",
@@ -19,6 +21,7 @@ __all__ = [
     "bake",
     "dress",
     "find",
+    "guide",
     "new",
     "replace_autoencoder",
     "spec",

@@ -11,6 +11,7 @@ from torch import nn
 from ..errors import Problem, unknown
 from ..weights import lora
 from ..weights.low_rank import FOLDER_NAMES, called
+from .guiding import guide
 from .low_rank import apply
 from .replaced import replace_autoencoder, teach
 from .worn import Worn, worn
@@ -23,10 +24,11 @@ def dress(
     loras: Iterable[str | Path] = (),
     embeddings: Iterable[str | Path] = (),
     vae: str | Path | None = None,
+    guides: Iterable[str | Path] = (),
 ) -> list[Worn]:
     """Puts on everything that was asked for, or nothing and a Problem.
 
-    loras  FILE or FILE:strength; a folder of many is only a place where `find` looks
+    loras, guides  FILE or FILE:strength; a folder of many LoRAs is only a place where `find` looks
     Whoever prepares the system for sampling does it before; an autoencoder is put on device alone here.
     """
     on: list[Worn] = []
@@ -38,6 +40,8 @@ def dress(
         for file, strength in map(spec, loras):
             if not _shelf(file):
                 on.append(apply(system, file, strength))
+        for file, strength in map(spec, guides):
+            on.append(guide(system, file, strength))
     except BaseException:
         for each in reversed(on):
             each.remove()

@@ -43,6 +43,7 @@ def studio(
     vae: str | None = None,
     lora: tuple[str, ...] = (),
     embedding: tuple[str, ...] = (),
+    guide: tuple[str, ...] = (),
     tell: tuple[str, ...] = (),
     device: str = "auto",
     precision: str = "auto",
@@ -56,6 +57,7 @@ def studio(
     vae        another autoencoder for it: a file or a folder
     lora       FILE or FILE:strength, one or several; or a folder, for prompts with <lora:name:weight>
     embedding  files of words by textual inversion: prompts may use them
+    guide      FILE or FILE:scale: a classifier or CLIP of noisy pictures steers towards the prompt; --guidance 0 alone
     tell       what a checkpoint does not say, as NAME=VALUE, such as predicts=v; `phosphene inspect` names them
     device     auto, cpu, cuda, mps
     precision  auto, fp32, bf16, fp16

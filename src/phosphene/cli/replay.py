@@ -32,6 +32,7 @@ def replay(
     vae: str | None = None,
     lora: tuple[str, ...] = (),
     embedding: tuple[str, ...] = (),
+    guide: tuple[str, ...] = (),
     tell: tuple[str, ...] = (),
     device: str = "auto",
 ):
@@ -47,6 +48,7 @@ def replay(
     vae        the other autoencoder that was used
     lora       the LoRAs that were used, in any order: they are known by their hashes
     embedding  likewise the words by textual inversion
+    guide      likewise the guides
     tell       what the checkpoint was told and may be a path, as NAME=VALUE
     device     auto, which is that of the receipt where it is here; or cpu, cuda, mps
     """

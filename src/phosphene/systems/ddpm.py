@@ -64,6 +64,7 @@ class Ddpm(System):
         self.sampler, self.spacing, self.steps, self.guidance = sampler, spacing, steps, guidance
         self.offset, self.end, self.options = offset, end, options or {}
         self.threshold, self.bound = threshold, bound
+        self.guides: list = []  # what is put on to steer every run (adapt/guiding.py): .guide, .strength
 
     @property
     def multiple(self) -> int:
@@ -209,6 +210,7 @@ class Ddpm(System):
         self, prompts: Sequence[Prompt | Between], negative, guidance: float, times: Tensor, guides: Guides = (), **how
     ) -> Denoise:
         denoise = guided(self.denoiser, self.encoder, prompts, negative, guidance, times, **how)
+        guides = [*guides, *((on.guide, on.strength) for on in self.guides)]
         denoise = steered(denoise, guides, prompts, self.denoiser.schedule)
         if self.threshold is not None:
             return dynamic_threshold(denoise, *self.threshold)
