@@ -60,16 +60,23 @@ class TextEncoder(nn.Module):
 
 @part
 class ClassEncoder(nn.Module):
-    """A class number → vector (B, width); the null prompt has a row of its own, the last, unless `null` is False."""
+    """A class number → vector (B, width); the null prompt has a row of its own, the last, unless `null` is False.
 
-    def __init__(self, classes: int, width: int, names: Sequence[str] | None = None, null: bool = True):
+    With `tokens` also as one token to attend to, (B, 1, width): so a class reaches cross-attention as words do.
+    """
+
+    def __init__(
+        self, classes: int, width: int, names: Sequence[str] | None = None, null: bool = True, tokens: bool = False
+    ):
         super().__init__()
+        self.tokens = tokens
         self.classes, self.width, self.names, self.null = classes, width, list(names or []), null
         self.embedding = nn.Embedding(classes + null, width)
 
     def forward(self, prompts: Sequence[int | str | None]) -> Cond:
         rows = torch.tensor([self._row(p) for p in prompts], device=self.embedding.weight.device)
-        return Cond(vector=self.embedding(rows))
+        vector = self.embedding(rows)
+        return Cond(vector=vector, tokens=vector[:, None] if self.tokens else None)
 
     def _row(self, prompt: int | str | None) -> int:
         if prompt is None or prompt == "":

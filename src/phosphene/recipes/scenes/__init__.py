@@ -3,6 +3,7 @@
 What several systems are built on (shared.py: an autoencoder, a CLIP) is trained once; then one file a system.
 """
 
+from phosphene.recipes.scenes.compressed import in_kl, in_kl8, in_kl16, in_kl48, in_pixels, in_vq, kl8, kl16, kl48
 from phosphene.recipes.scenes.ddpm import ddpm
 from phosphene.recipes.scenes.decoders import diffused, kl, small, superres, vq
 from phosphene.recipes.scenes.glide import glide, glide_inpaint, glide_like, glide_upscale
@@ -23,7 +24,16 @@ __all__ = [
     "glide_inpaint",
     "glide_like",
     "glide_upscale",
+    "in_kl",
+    "in_kl8",
+    "in_kl16",
+    "in_kl48",
+    "in_pixels",
+    "in_vq",
     "kl",
+    "kl8",
+    "kl16",
+    "kl48",
     "latent",
     "ncsn",
     "small",
