@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @recipe()
 def ddpm(
     *,
-    data: str = "scenes",
+    data: str = "scenes:objects=1-1",
     size: int = 32,
     steps: int = 1600,
     batch: int = 32,

@@ -9,7 +9,7 @@ from phosphene.recipes.scenes.ddpm import of_pixels, of_scenes, pixels
 @recipe()
 def ncsn(
     *,
-    data: str = "scenes",
+    data: str = "scenes:objects=1-1",
     size: int = 32,
     steps: int = 1600,
     batch: int = 32,
