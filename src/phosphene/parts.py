@@ -43,6 +43,11 @@ def is_part(value: object) -> bool:
     return getattr(type(value), "is_part", False)
 
 
+def again(it: Any, kind: type | None = None, **changed: Any) -> Any:
+    """A part made anew, with the arguments of `it` but for those changed; of another class where `kind` says so."""
+    return (kind or type(it))(**{**it.arguments, **changed})
+
+
 def _kept(value: Any, where: str) -> Any:
     if is_part(value) or isinstance(value, type):
         return value

@@ -279,6 +279,8 @@ class Studio:
         if small := getattr(self.system, "small", None):  # it enlarges: the picture is told, and nothing of it noised
             large = [side * self.system.size // small for side in canvas.image.shape[2:]]
             return {"image": canvas.image, "size": tuple(large)}
+        if getattr(self.system, "likens", False):  # it is told the picture, and makes others like it
+            return {"image": canvas.image, "mask": canvas.inside, "size": tuple(canvas.image.shape[2:])}
         options.setdefault("strength", 0.6 if canvas.inside is None and "invert" not in options else 1.0)
         return {"image": canvas.image, "mask": canvas.inside}
 

@@ -13,8 +13,8 @@ from phosphene.diffusion.denoiser import Denoiser
 from phosphene.diffusion.schedule import Cosine, Linear
 from phosphene.nets.joint import JointAttention2d
 from phosphene.nets.layers import AddedTimeEmbedding, ScaleShiftResBlock
-from phosphene.nets.transformer import TextTransformer
 from phosphene.nets.unet import UNet
+from phosphene.parts import again
 from phosphene.systems.clip import ClipSystem
 from phosphene.systems.ddpm import Ddpm
 from phosphene.systems.upscale import Upscaler
@@ -65,7 +65,7 @@ def _unet(seen: int, words: GlideEncoder, channels: Sequence[int], attention: Se
 def glide_words(clip: ClipSystem, emb_dim: int, length: int = 24, begin: bool = True) -> GlideEncoder:
     """GLIDE's text transformer, of CLIP's shape and with its tokens; with `begin` it begins with CLIP's weights."""
     its = clip.text.transformer
-    transformer = TextTransformer(**{**its.arguments, "length": length})
+    transformer = again(its, length=length)
     if begin:
         transformer.load_state_dict({**its.state_dict(), "position": its.position[:length]})
     return GlideEncoder(transformer, emb_dim, GlideTokenizer(clip.text.tokenizer.arguments["table"]))
@@ -73,8 +73,8 @@ def glide_words(clip: ClipSystem, emb_dim: int, length: int = 24, begin: bool = 
 
 def glide_words_again(words: GlideEncoder, emb_dim: int) -> GlideEncoder:
     """Another stage's text transformer, beginning with what this one has learned."""
-    again = GlideEncoder(TextTransformer(**words.transformer.arguments), emb_dim, words.tokenizer)
-    again.transformer.load_state_dict(words.transformer.state_dict())
+    made = GlideEncoder(again(words.transformer), emb_dim, words.tokenizer)
+    made.transformer.load_state_dict(words.transformer.state_dict())
     with torch.no_grad():
-        again.padding.copy_(words.padding)
-    return again
+        made.padding.copy_(words.padding)
+    return made

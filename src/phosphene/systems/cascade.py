@@ -1,15 +1,15 @@
 """Cascades: systems made of systems. The first makes a small picture, each of the others a larger one of it.
 
-GLIDE (Nichol et al. 2021) is one of two stages, both told the words; Ho et al. 2022 say why it pays. A stage is a system
-of its own: it is trained, saved and loaded alone, and another one that takes its size may stand in its place.
+GLIDE (Nichol et al. 2021) is one of two stages, both told the words; Ho et al. 2022 say why it pays. A stage is a
+system of its own: it is trained, saved and loaded alone, and another one that fits may stand in its place.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -33,12 +33,15 @@ class Cascade(System):
         super().__init__()
         if not stages:
             raise Problem("a cascade wants at least one stage")
-        for before, stage in zip(stages, stages[1:]):
+        for before, stage in pairwise(stages):
             small = getattr(stage, "small", None)
             if small != before.size:
                 takes = "enlarges nothing" if small is None else f"enlarges pictures of {small}"
                 raise Problem(f"a stage that {takes} cannot follow one that makes pictures of {before.size} pixels")
         self.stages = nn.ModuleList(stages)
+        self.size, self.likens = int(stages[-1].size), bool(getattr(stages[0], "likens", False))
+        # what `generate` uses unless it is told otherwise: what one turns is the first stage's
+        self.steps, self.guidance, self.sampler, self.spacing = (getattr(stages[0], name) for name in EACH)
 
     def swapped(self, index: int, stage: System) -> Cascade:
         """A cascade with another stage in the place of stages[index]; the others are shared with this one."""
@@ -46,16 +49,10 @@ class Cascade(System):
         stages[index] = stage
         return Cascade(stages)
 
-    # What the command line asks of a system: the first stage's are what one turns, the last one's what one sees.
-
-    size = property(lambda self: self.stages[-1].size)
-    steps, guidance, sampler, spacing = (property(lambda self, k=k: getattr(self.stages[0], k)) for k in EACH)
-    likens = property(lambda self: getattr(self.stages[0], "likens", False))
-
     @property
     def multiple(self) -> int:
         """What both sides of a picture, in pixels, must divide by."""
-        return max(stage.multiple * self.size // stage.size for stage in self.stages)
+        return max(int(stage.multiple) * self.size // int(stage.size) for stage in self.stages)
 
     @property
     def turns(self) -> dict[str, list[nn.Parameter]]:
@@ -79,17 +76,20 @@ class Cascade(System):
         """Pictures for the prompts: a Preview a step of every stage, one stage after the other; the last is the result.
 
         A stage's noise is a function of the seed and of the stage's name, so each makes what it makes alone.
-        size    (height, width) of what the last stage makes
+        size    (height, width) of what the last stage makes; None is the trained size, or the image's
         image, mask   as Ddpm.generate takes them, at the full size: the first stage edits the picture made smaller, and
-                what the mask keeps is kept by every stage. A first stage that likens is told the image as it is
+                what the mask keeps is kept by every stage. A first stage that likens is told the image as it is,
+                of any size, and knows no mask
         how     steps, guidance, sampler, spacing: one value is the first stage's, and a list has one a stage (None: its
                 own). negative, grammar and clip_skip are every stage's, and all else is the first one's
         Raises Problem for a list of another length, for hires, and for what a stage raises it.
         """
         if how.get("hires", 1) != 1:
             raise Problem("hires: a cascade makes its pictures larger by its own stages")
+        if mask is not None and (image is None or self.likens):
+            raise Problem("a mask is of a picture that is edited: give it as image, to a cascade that does not liken")
         source = None if image is None else Source(image, mask)
-        size = size or ((self.size, self.size) if source is None else source.size)
+        size = size or ((self.size, self.size) if source is None or self.likens else source.size)
         preview = None
         for k, stage in enumerate(self.stages):
             sides = self._inside(stage, size)
@@ -115,9 +115,10 @@ class Cascade(System):
 
     def _inside(self, stage: System, size: tuple[int, int]) -> tuple[int, int]:
         """The size of a stage's picture where the last one's is `size`."""
-        if any(side * stage.size % self.size for side in size):
+        its = int(stage.size)
+        if any(side * its % self.size for side in size):
             raise Problem(f"size {size[0]}x{size[1]}: both sides must be multiples of {self.multiple} pixels here")
-        return size[0] * stage.size // self.size, size[1] * stage.size // self.size
+        return size[0] * its // self.size, size[1] * its // self.size
 
     def _edited(self, source: Source, size: tuple[int, int]) -> dict[str, Any]:
         """What the first stage starts from."""

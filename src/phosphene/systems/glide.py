@@ -1,8 +1,8 @@
 """GLIDE (Nichol et al. 2021): what its parts do not already make.
 
 Its base is a Ddpm, its upsampler an Upscaler, each with a GlideEncoder that is trained with it and a U-Net whose pixels
-attend to the words and to themselves at once (nets/joint.py); the two are a Cascade. Here are what it is fine-tuned to:
-filling in what was erased (§2.4 and §3 there), and pictures like another one, by its CLIP embedding in the place of words.
+attend to the words and to themselves at once (nets/joint.py); the two are a Cascade. Here is what it is fine-tuned to:
+filling in what was erased (§3 there), and pictures like another one, by its CLIP embedding in the place of words.
 """
 
 from __future__ import annotations
@@ -16,10 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..diffusion.cond import Cond
-from ..diffusion.denoiser import Denoiser
 from ..errors import Problem
 from ..nets.unet import UNet
-from ..parts import part
+from ..parts import again, part
 from ..text.encoders import words
 from ..text.prompt import Emphasised
 from .base import Batch, Preview, Prompt, frozen
@@ -86,14 +85,13 @@ def inpainting(stage: Ddpm) -> Inpaint | InpaintUpscaler:
     net, c = stage.denoiser.net, stage.channels
     if type(net) is not UNet:
         raise Problem(f"{type(net).__name__} cannot be widened: a UNet was expected")
-    wide = UNet(**{**net.arguments, "in_channels": net.arguments["in_channels"] + c + 1})
+    wide = again(net, in_channels=net.arguments["in_channels"] + c + 1)
     weights = net.state_dict()
     first = weights["conv_in.weight"]  # the new channels come behind x, before what an upsampler sees
     new = first.new_zeros(len(first), c + 1, *first.shape[2:])
     wide.load_state_dict({**weights, "conv_in.weight": torch.cat([first[:, :c], new, first[:, c:]], dim=1)})
     kind = InpaintUpscaler if isinstance(stage, Upscaler) else Inpaint
-    denoiser = Denoiser(**{**stage.denoiser.arguments, "net": wide})
-    return kind(**{**stage.arguments, "denoiser": denoiser})
+    return again(stage, kind, denoiser=again(stage.denoiser, net=wide))
 
 
 @part
@@ -128,8 +126,8 @@ class ClipEncoder(nn.Module):
 class Likeness(Ddpm):
     """A base that is told a picture by its CLIP embedding: others with the same salient content, not the same picture.
 
-    Its encoder is a ClipEncoder. It learns from pictures of any size, which CLIP sees as they are, to make them at `size`.
-    Words reach it by CLIP's text embedding, which it was never told in training (see docs/lineage/glide.md).
+    Its encoder is a ClipEncoder. Of pictures of any size, which CLIP sees as they are, it learns to make small ones.
+    Words reach it by CLIP's text embedding, which it was never told in training (docs/lineage/glide.md).
     """
 
     likens = True  # the image that `generate` is given is what is told, and not what is changed

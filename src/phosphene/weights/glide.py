@@ -1,4 +1,4 @@
-"""GLIDE (Nichol et al. 2021): the base and the upsampler, bare state dicts of OpenAI's glide-text2im.
+"""GLIDE (Nichol et al. 2021): base and upsampler, also those that inpaint; bare state dicts of OpenAI's glide-text2im.
 
 A guided-diffusion U-Net whose attention has the text's keys and values in front, and the text's transformer in the same
 file. Heads and schedule are told, or stand in a json beside the file, or are those of the published models.
@@ -18,6 +18,7 @@ from ..nets.layers import Conventions
 from ..nets.transformer import TextTransformer
 from ..nets.unet import UNet
 from ..systems.ddpm import Ddpm
+from ..systems.glide import Inpaint, InpaintUpscaler
 from ..systems.upscale import Upscaler
 from ..text.glide import GlideEncoder, GlideTokenizer
 from .guided import Said, attention, network, shapes, transformer
@@ -35,6 +36,8 @@ OPTIONS = {
     "schedule": '"linear" or "cosine"',
     "T": "training steps",
 }
+# By the channels that a network takes: 3 of x, 3 of the small picture, 4 of what is left of a picture and where.
+KINDS: dict[int, type[Ddpm]] = {3: Ddpm, 6: Upscaler, 7: Inpaint, 10: InpaintUpscaler}
 TEXT = (
     "transformer.",
     "transformer_proj.",
@@ -50,7 +53,7 @@ def claims(found: Found) -> bool:
 
 
 def read(found: Found, dtype: torch.dtype, told: dict[str, Any]) -> Ddpm:
-    """A Ddpm of the base, which makes 64×64 pictures of words; an Upscaler of the upsampler."""
+    """A Ddpm of the base, which makes 64×64 pictures of words, or Inpaint; an Upscaler of the upsampler."""
     with understood(found.path.name):
         return _read(found, dtype)
 
@@ -59,8 +62,9 @@ def _read(found: Found, dtype: torch.dtype) -> Ddpm:
     tensors, said, what = found.weights(), Said(found), found.path.name
     shape = shapes(tensors)
     given = shape["input_blocks.0.0.weight"][1]
-    if given not in (3, 6):
-        raise Problem(f"{what} takes {given} channels: GLIDE's inpainting models are not read, 3 or 6 were expected")
+    if given not in KINDS:
+        raise Problem(f"{what} takes {given} channels: GLIDE's networks take {', '.join(map(str, KINDS))}")
+    kind = KINDS[given]
     text = encoder(found, said, shape)
     arguments = network(shape, said) | {
         "attend": JointAttention2d,
@@ -71,11 +75,13 @@ def _read(found: Found, dtype: torch.dtype) -> Ddpm:
     fill(net, ldm(net, attention()), tensors, what=what, dtype=dtype, ignore=lambda key: key.startswith(TEXT))
     learned = arguments["out_channels"] == 6
     size = said("size", 4 * 2 ** len(arguments["channels"]))
-    denoiser = Denoiser(net, said.schedule("cosine" if given == 3 else "linear"), learned_variance=learned)
+    denoiser = Denoiser(
+        net, said.schedule("linear" if issubclass(kind, Upscaler) else "cosine"), learned_variance=learned
+    )
     how = {"spacing": "linspace", "options": {"variance": "learned" if learned else "large"}}
-    if given == 6:
-        return Upscaler(denoiser, text, size, said("small", size // 4), steps=27, **how)
-    return Ddpm(denoiser, text, size, steps=100, guidance=3.0, **how)
+    if issubclass(kind, Upscaler):
+        return kind(denoiser, text, size, said("small", size // 4), steps=27, **how)
+    return kind(denoiser, text, size, steps=100, guidance=3.0, **how)
 
 
 def encoder(found: Found, said: Said, shape: dict[str, tuple[int, ...]]) -> GlideEncoder:

@@ -178,12 +178,13 @@ def glide_like(
     import copy
 
     from phosphene.data.batches import Batches, cached
+    from phosphene.parts import again
     from phosphene.systems.glide import ClipEncoder, Likeness
 
     base = copy.deepcopy(glide.stages[0])
     sees = base.denoiser.net.arguments
     encoder = ClipEncoder(clip, clip.arguments["width"], sees["vector_dim"], sees["context_dim"])
-    system = Likeness(**{**base.arguments, "encoder": encoder})
+    system = again(base, Likeness, encoder=encoder)
     batches = cached(
         Batches(source_of(data, size=glide.size, n=pictures), size=glide.size, batch=batch, seed=seed, drop=drop)
     )
@@ -214,7 +215,7 @@ def right_enlarged(n: int) -> Score | None:
 
 
 def filled(system: System, n: int, seed: int = 0) -> Verdicts:
-    """n scenes of two objects, one of them erased with 2 pixels around it and drawn again, told what the whole shows."""
+    """n scenes of two objects, one erased with 2 pixels around it and drawn again, told what the whole shows."""
     import torch
 
     from phosphene.data.scenes import caption, render, score
