@@ -13,7 +13,7 @@ def looking(
     *,
     data: str = "scenes:objects=1-2",
     size: int = 32,
-    steps: int = 1800,
+    steps: int = 1000,
     batch: int = 32,
     lr: float = 1e-3,
     seed: int = 0,
@@ -42,4 +42,4 @@ def looking(
         sampler="dpmpp_2m", steps=20, guidance=3.0,
     )  # fmt: skip
     batches = cached(Batches(scenes, size=size, batch=batch, seed=seed, drop=0.1))
-    return Plan(system, batches, dict(steps=steps, lr=lr, seed=seed, decay=0.5), card="# looking", dtype="bf16")
+    return Plan(system, batches, dict(steps=steps, lr=lr, seed=seed, decay=0.0), card="# looking", dtype="bf16")

@@ -25,7 +25,7 @@ from ..systems.ddpm import Ddpm
 from .model import Look, Model, opened, run, settings
 from .page import Grid, View
 
-ROWS = "x, which the network sees", "x0, the picture that it guesses behind x", "eps, the noise that it guesses in x"
+ROWS = "x, which the network sees", "x0, its guess of the picture", "eps, its guess of the noise"
 READING = "x = alpha*x0 + sigma*eps. logsnr is log(alpha^2/sigma^2): below 0 there is more noise than picture. {eps}"
 PIXELS = "Noise is shown at a third of its size around grey."
 LATENT = (

@@ -27,11 +27,12 @@ from .plot import Curve, Plot
 
 BATCH, ENDS = 16, (-8.0, 8.0)  # pictures at once; of logsnr
 READING = (
-    "The mean square error of {of}, on {n} pictures of {data}, each noised to every level by the same noise; the bands "
-    "are 95% intervals of the mean. Noise is on the left, the clean picture on the right. Dashed is what one gets "
+    "The mean square error of {of}, on {n} pictures, each noised to every level by the same noise; the bands "
+    "are 95% intervals of the mean. Noise is on the left, the clean picture on the right. Grey is what one gets "
     "without a network: the constant always says the mean, the line is the best straight line through x. A network "
     "that knows something of these pictures at a level is below both there."
 )
+DASHES = {"constant": (6, 4), "line": (2, 3)}
 ASKED = {"eps": "the noise eps", "x0": "the picture x0", "v": "v = alpha*eps - sigma*x0", "flow": "eps - x0 (flow)"}
 
 
@@ -84,7 +85,7 @@ def levels(
     yards = _yardsticks(found)
     plot = Plot([*curves, *yards], "logsnr", f"mean square error of {ASKED.get(of, of)}", logarithmic=True)
     count = min(n, len(open_source(data)))
-    reading = READING.format(of=ASKED.get(of, of), n=count, data=data)
+    reading = READING.format(of=ASKED.get(of, of), n=count)
     made = {"data": data, "n": count, "seed": seed, "of": of}
     made |= {k: v for k, v in there[0].origin.items() if k not in ("model", "weights")}
     made["models"] = [f"{name} ({one.origin.get('weights', 'in memory')})" for name, one in zip(names, there)]
@@ -101,7 +102,9 @@ def measure(system: Ddpm, data: str, *, n: int = 64, points: int = 17, of: str =
     pictures = _pictures(system, data, n, seed)
     x0 = torch.cat([batch.image for batch in pictures])[:n]
     _takes(system, x0)
-    conds = [system.cond(batch) for batch in pictures]
+    with torch.random.fork_rng(devices=[]):  # what a small picture beside x may be noised by
+        torch.manual_seed(seed)
+        conds = [system.cond(batch) for batch in pictures]
     eps = path(tuple(x0.shape[1:]), [seed + i for i in range(len(x0))], "levels", x0.device).start().to(x0)
     spread = float(x0.double().var(0).mean())  # Var: around the mean picture, of a number of x
     found = Levels([], [], [], [])
@@ -111,14 +114,18 @@ def measure(system: Ddpm, data: str, *, n: int = 64, points: int = 17, of: str =
         for part, noise, cond in zip(x0.split(BATCH), eps.split(BATCH), conds):
             guess = system.denoiser(system.denoiser.schedule.jump(part, t, noise), t, cond[: len(part)]).x0
             each.append((guess - part).double().square().flatten(1).mean(1).cpu())
-        a, b = (float(v) for v in PREDICTIONS[of](level))
-        factor = asked(of, level)
-        snr = float(level.logsnr.exp())
+        constant, line = yardsticks(of, level, spread)
         found.logsnr.append(float(level.logsnr))
-        found.loss.append(mean_of(factor * torch.cat(each)))
-        found.constant.append(a**2 * spread + b**2)
-        found.line.append(factor * spread / (1 + snr * spread))
+        found.loss.append(mean_of(asked(of, level) * torch.cat(each)))
+        found.constant.append(constant)
+        found.line.append(line)
     return found
+
+
+def yardsticks(of: str, level: Level, spread: float) -> tuple[float, float]:
+    """(constant, line) for pictures whose numbers have the variance `spread` around their mean: see Levels."""
+    a, b = (float(v) for v in PREDICTIONS[of](level))
+    return a**2 * spread + b**2, asked(of, level) * spread / (1 + float(level.logsnr.exp()) * spread)
 
 
 def asked(of: str, level: Level) -> float:
@@ -170,5 +177,5 @@ def _yardsticks(found: dict[str, Levels]) -> list[Curve]:
         for kind, values in (("constant", f.constant), ("line", f.line)):
             same = (kind, *(f"{v:.3g}" for v in values))
             its = kind if len(found) == 1 else f"{kind}, {name}"
-            curves.setdefault(same, Curve(its, [*zip(f.logsnr, values)], yardstick=True))
+            curves.setdefault(same, Curve(its, [*zip(f.logsnr, values)], dash=DASHES[kind]))
     return list(curves.values())

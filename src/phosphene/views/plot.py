@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -18,12 +19,15 @@ SIZE = 12 * FINE  # of type
 
 @dataclass
 class Curve:
-    """Points (x, y), in the order of x; `band` is (low, high) around each y. A yardstick is thin, dashed and grey."""
+    """Points (x, y), in the order of x; `band` is (low, high) around each y.
+
+    dash: (on, off) on a screen, of a yardstick, which is thin and grey.
+    """
 
     name: str
     points: Sequence[tuple[float, float]]
     band: Sequence[tuple[float, float]] = ()
-    yardstick: bool = False
+    dash: tuple[int, int] = ()
 
 
 @dataclass
@@ -57,9 +61,9 @@ class Plot:
 
     def colour(self, k: int) -> str:
         """The colour of the k-th curve."""
-        if self.curves[k].yardstick:
+        if self.curves[k].dash:
             return SOFT
-        return self.colours[sum(not c.yardstick for c in self.curves[:k]) % len(self.colours)]
+        return self.colours[sum(not c.dash for c in self.curves[:k]) % len(self.colours)]
 
     def _legend(self) -> Image.Image:
         """What is drawn, and in which colours, in as many lines as it takes; the axis up is named first."""
@@ -73,7 +77,7 @@ class Plot:
             wide = 26 * FINE + font.getlength(name)
             if x and x + wide > WIDTH:
                 x, y = 0.0, y + LINE
-            _line(pen, [(x, y), (x + 20 * FINE, y)], self.colour(k), curve.yardstick, 1)
+            _line(pen, [(x, y), (x + 20 * FINE, y)], self.colour(k), curve.dash, 1)
             pen.text((x + 26 * FINE, y), name, self.colour(k), font, "lm")
             x += wide + 18 * FINE
         return sheet.crop((0, 0, WIDTH, round(y + LINE / 2)))
@@ -110,7 +114,7 @@ class Plot:
                     layer.alpha_composite(one)
             elif not bands:
                 points = [frame.place(x, y, 2) for x, y in curve.points if frame.drawable(y)]
-                _line(pen, points, (*rgb, 255), curve.yardstick, 2)
+                _line(pen, points, (*rgb, 255), curve.dash, 2)
         return layer.resize(size, Image.Resampling.LANCZOS)
 
 
@@ -144,12 +148,18 @@ class _Frame:
         return times * self.along(x), times * (self.bottom - share * (self.bottom - self.top))
 
 
-def _line(pen: ImageDraw.ImageDraw, points: list[tuple[float, float]], colour, dashed: bool, times: int) -> None:
+def _line(
+    pen: ImageDraw.ImageDraw, points: list[tuple[float, float]], colour: Any, dash: tuple[int, int], times: int
+) -> None:
     """A line through points: whole and wide, or thin and dashed."""
-    if not dashed:
+    if len(points) < 2:
+        for x, y in points:
+            pen.circle((x, y), 2 * FINE * times, colour)
+        return
+    if not dash:
         pen.line(points, colour, round(2 * FINE * times), "curve")
         return
-    on, off, drawn = 5 * FINE * times, 4 * FINE * times, 0.0
+    (on, off), drawn = (FINE * times * length for length in dash), 0.0
     for (ax, ay), (bx, by) in itertools.pairwise(points):
         length, at = math.hypot(bx - ax, by - ay), 0.0
         while at < length:

@@ -55,7 +55,8 @@ def recording(net: nn.Module) -> Iterator[Attended]:
     through nets/attention.py, packed or not, in any precision; what it returns is the same, bit for bit. Attention
     within the text encoder is not recorded, only what happens inside of `net`.
     """
-    seen, within = Attended(), []  # the size of the picture that net is called with, while it is
+    seen = Attended()
+    within: list[tuple[int, ...]] = []  # the size of the picture that net is called with, while it is
 
     def listener(q: Tensor, k: Tensor, bias: Tensor | None, told: int) -> None:
         if within:
