@@ -3,6 +3,7 @@
     python benchmarks/bands.py scenes.latent --seeds 0 1 2 --out runs/bands    # trains what is not there yet
     python benchmarks/bands.py scenes.latent --runs RUN RUN RUN               # reads runs that are there
     python benchmarks/bands.py mnist.ddpm --seeds 0 1 2 --data PATH/mnist.npz
+    python benchmarks/bands.py table                                              # what docs/bands.md says of them all
 
 Each seed has a folder of its own, OUT/SEED, with what the recipe needs beside it, also of that seed: the band holds for
 a run from nothing. Runs that were stopped go on. Knobs are the recipe's own; of runs that are read it is checked.
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import statistics
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,7 +30,7 @@ from phosphene.training.display import duration, show
 
 def bands(
     recipe: str, *, seeds: tuple[int, ...] = (), runs: tuple[Path, ...] = (), data: str = "",
-    out: Path = Path("runs/bands"), threads: int = 2, to: Path = band.FOLDER,
+    out: Path = Path("runs/bands"), threads: int = 2, note: str = "", to: Path = band.FOLDER,
 ) -> Path:  # fmt: skip
     """Trains a recipe with each of the seeds, or reads folders of runs, and writes its band.
 
@@ -38,6 +40,7 @@ def bands(
     data     the recipe's data, where it wants to be told
     out      where runs are trained
     threads  what the runs were computed with: written down
+    note     what else is to be known of the machine, such as other work on it
     to       the folder of the file
     """
     folders = [*runs, *(out / str(seed) / recipe for seed in seeds)]
@@ -47,17 +50,43 @@ def bands(
         if not (folder / "model.safetensors").is_file():
             show(RECIPES[recipe](**knobs).train(folder, resume=folder.exists()))
     file = to / f"{recipe}.json"
-    found = gathered(recipe, folders, f"{processor()}, {threads} threads")
+    found = gathered(recipe, folders, ", ".join([processor(), f"threads: {threads}", *([note] if note else [])]))
     file.parent.mkdir(exist_ok=True)
     file.write_text(said(found), encoding="utf-8")
     made = band.Band.read(file)
     print(f"{file}: {made}; to step {found['until']} of {found['training']['steps']}")
     for name, curve in made.curves.items():
-        low, high = curve.edges()[-1]
+        low, high = curve.edges[-1]
         print(f"  {name:20s} at step {curve.steps[-1]}: {low:.4g} – {high:.4g}   of {curve.values[-1]}")
     for seed, seconds in zip(found["seeds"], found["seconds"]):
         print(f"  seed {seed}: {duration(seconds)}")
     return file
+
+
+def table() -> str:
+    """docs/bands.md's table: every recipe on scenes and mnist, with its band at its last step or without one."""
+    lines = ["| recipe | seeds | loss | gradient norm | score | to step | a seed |", "|---|---|---|---|---|---|---|"]
+    without = []
+    for name in (name for name in RECIPES if name.startswith(("scenes.", "mnist."))):
+        it = band.of(name)
+        if it is None:
+            without.append(f"`{name}`")
+            continue
+        ends = {
+            kind: [_end(c) for n, c in it.curves.items() if n.startswith(kind)] for kind in ("loss", "grad", "score")
+        }
+        cells = [", ".join(map(str, it.about["seeds"])), *("; ".join(end) for end in ends.values())]
+        until = f"{it.about['until']} of {it.about['training']['steps']}"
+        seconds = duration(statistics.fmean(it.about["seconds"]))
+        lines.append(f"| `{name}` | {' | '.join(cells)} | {until} | {seconds} |")
+    return "\n".join([*lines, *(["", f"Without a band: {', '.join(without)}."] if without else [])])
+
+
+def _end(curve: band.Curve) -> str:
+    """The band at its last step."""
+    low, high = curve.edges[-1]
+    kind, _, name = curve.name.partition("/")
+    return f"{f'{name} ' if kind == 'score' or name != 'model' else ''}{low:.3g} – {high:.3g}"
 
 
 def gathered(recipe: str, folders: list[Path], hardware: str) -> dict:
@@ -116,6 +145,6 @@ def _json(file: Path) -> dict:
 
 if __name__ == "__main__":
     try:
-        call(bands, sys.argv[1:], "bands.py")
+        print(table()) if sys.argv[1:] == ["table"] else call(bands, sys.argv[1:], "bands.py")
     except Problem as problem:
         sys.exit(str(problem))

@@ -24,6 +24,7 @@ from phosphene.doctor.table import copies, table
 from phosphene.errors import Problem
 from phosphene.systems.base import Batch, Loss, System
 from phosphene.weights import bundle
+from recipes import banded
 from systems.small import clip, latent, vae_gan
 
 
@@ -72,7 +73,10 @@ def test_a_sound_run_has_no_fault(run):
     looked = list(doctor.examine(doctor.of_run(run)))
     assert [one for one in looked if one.finding or one.unable] == []
     missing = {"discriminator that learns", "embeddings that differ", "latents of unit variance"}
-    assert {f.NAME for f in doctor.FAULTS} - {one.name for one in looked} == missing | {fault("leak").NAME}
+    assert {f.NAME for f in doctor.FAULTS} - {one.name for one in looked} == missing | {
+        fault("leak").NAME,
+        fault("out_of_band").NAME,
+    }
 
 
 def test_a_sound_recipe_and_sound_data_have_no_fault(data):
@@ -447,3 +451,23 @@ def test_examining_changes_nothing(run):
     assert all(torch.equal(t, weights[n]) for n, t in of.system.state_dict().items())
     assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == files
     assert SETTINGS["steps"] == of.step
+
+
+# The band -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_outside_of_the_band_of_its_recipe(tmp_path, monkeypatch):
+    monkeypatch.setattr("phosphene.training.band.FOLDER", tmp_path)
+    banded.write(tmp_path)
+
+    def of(lines: list, **record) -> doctor.Patient:
+        return doctor.Patient("run", str(banded.run(tmp_path / "toy.toy", lines, **record)), lines=lines)
+
+    finding = found("out_of_band", of(banded.log(9, factor=1.6)))
+    assert "loss/model is outside" in finding.seen and "above the band" in finding.seen
+    assert finding.numbers["loss/model"] > 30
+    sound("out_of_band", of(banded.log(9)))
+    turned = of(banded.log(9, factor=1.6), system={"kind": "Toy", "shapes": "2"})
+    assert not fault("out_of_band").applies(turned)
+    (tmp_path / "toy.toy.json").unlink()
+    assert not fault("out_of_band").applies(of(banded.log(9, factor=1.6)))

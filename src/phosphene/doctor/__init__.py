@@ -23,6 +23,7 @@ from . import (
     leak,
     no_gradient,
     not_finite,
+    out_of_band,
     prediction,
     rate,
     still,
@@ -35,6 +36,7 @@ from .patient import Patient, of_data, of_plan, of_run
 FAULTS: list[ModuleType] = [
     not_finite, value_range, duplicates, leak, captions_empty, captions_shuffled, dropout,
     latents, terminal, prediction, average, still, no_gradient, rate, discriminator, collapsed_clip,
+    out_of_band,
 ]  # fmt: skip
 
 

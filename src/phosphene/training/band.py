@@ -7,11 +7,12 @@ gave to recipes/bands/NAME.json. The band is made from these values here:
                        a score is taken as it is
     x                  ln(value) where all are above 0, else the value; scores always the value
     var_j              of x over the n seeds at step j of the grid, n − 1 below
-    s_j²               half the mean of var over j and its two neighbours on either side, half the mean over all steps
+    s_j²               √(a·b): a the mean of var over j and its two neighbours on either side, b that over all steps
     band at j          mean_j ± max(k(n)·s_j·√(1 + 1/n), floor), linear in log(step) between steps of the grid
 
 Three seeds tell little of a variance at one step, so steps lend each other theirs. k(n) = 4 + 1/(n − 2) is chosen by
-simulation so that of sound runs one in fifty leaves the band of a metric anywhere (tests/recipes/test_bands.py).
+simulation, so that of sound runs at most one in fifty leaves the band of a metric anywhere (docs/bands.md).
+Of a score that is a share, the band is within 0 … 1.
 """
 
 from __future__ import annotations
@@ -78,9 +79,12 @@ class Curve:
         found = []
         for j, mean in enumerate(means):
             near = statistics.fmean(variances[max(0, j - 2) : j + 3])
-            half = max(k_of(n) * math.sqrt((near + overall) / 2 * (1 + 1 / n)), floor)
+            half = max(k_of(n) * math.sqrt(math.sqrt(near * overall) * (1 + 1 / n)), floor)
             found.append((mean - half, mean + half))
-        return [(math.exp(low), math.exp(high)) for low, high in found] if self.logarithmic else found
+        if self.logarithmic:
+            return [(math.exp(low), math.exp(high)) for low, high in found]
+        share = self.name.startswith("score/") and all(0 <= v <= 1 for row in x for v in row)
+        return [(max(0.0, low), min(1.0, high)) for low, high in found] if share else found
 
     def at(self, step: float) -> tuple[float, float] | None:
         """(low, high) at any step between the first and the last; None outside."""
