@@ -50,7 +50,8 @@ class Source(Protocol):
     A source may also have
     * `shards`: how many rows each shard has; rows are numbered shard by shard, and training reads shard by shard;
     * `size(i)`: (width, height) without decoding the picture, used by size buckets and reports;
-    * `lacks`: {"caption" or "label": a sentence saying why there is none and what would help}.
+    * `lacks`: {"caption" or "label": a sentence saying why there is none and what would help};
+    * `tells`: {"layout" or "map": what makes that prompt of an Example}, where it does not stand in the Example's meta.
     """
 
     name: str

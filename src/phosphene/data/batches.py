@@ -25,7 +25,8 @@ from phosphene.data.workers import in_order
 from phosphene.errors import Problem, unknown
 from phosphene.systems.base import Batch, Prompt, System, evaluating
 
-PROMPTS = ("caption", "label", "none")
+PROMPTS = ("caption", "label", "layout", "map", "none")
+WHERE = ("layout", "map")  # what says where things stand, and is not mirrored or cut with the picture
 CAPTION, DROP, FLIP, CROP_X, CROP_Y, OTHER = range(10, 16)  # what a random number is for
 TRIES = 100  # broken rows in a row before we say that the source is broken
 
@@ -66,7 +67,8 @@ class Batches:
     crop        "center", "random" or "squash": see pictures.fitted
     background  the colour behind transparent pictures
     prompts     "caption": one of the row's captions, drawn anew each time, None where it has none; "label": its class
-                number; "none": None
+                number; "layout", "map": the row's boxes, or its pixels' labels (text/layout.py, text/maps.py); "none":
+                None
     channels    3, or 1 for grey pictures
     multiple    what both sides must be divisible by, where the network says so
 
@@ -110,6 +112,8 @@ class Batches:
             raise Problem(f"drop={self.drop} is a share of the prompts and must be within 0…1")
         if self.prompts not in PROMPTS:
             raise unknown("prompts", self.prompts, PROMPTS)
+        if self.prompts in WHERE and (self.flip or self.crop == "random"):
+            raise Problem(f"prompts={self.prompts!r} says where things stand, which flips and random crops change")
         if self.channels not in (1, 3):
             raise Problem(f"channels={self.channels}; pictures have 3 (colour) or 1 (grey)")
         if not len(self.source):
@@ -162,7 +166,7 @@ class Batches:
             rows[i], example = self._example(int(rows[i]), int(positions[i]), micro)
             image = self.picture(example, size, tuple(places[i]))
             images.append(image.flip(-1) if flip[i] else image)
-            captions.append(example.captions)
+            captions.append(self.said(example))
             labels.append(example.label)
         return _floats(torch.stack(images)), captions, labels
 
@@ -177,6 +181,19 @@ class Batches:
             row = self.order.another(micro, float(self._u(key(OTHER, attempt), np.array([position]))[0]))
         found = f"{len(self.broken)} broken pictures and no good one in {TRIES} tries"
         raise Problem(f"{self.source.name}: {found}; the first: {next(iter(self.broken.values()))}")
+
+    def said(self, example: Example) -> tuple[Any, ...]:
+        """What may be said of a row, one of which is drawn: its captions, or its layout or map.
+
+        These the source makes, if it `tells` them, or they stand in the row's meta.
+        """
+        if self.prompts not in WHERE:
+            return example.captions
+        tell = getattr(self.source, "tells", {}).get(self.prompts)
+        it = example.meta.get(self.prompts) if tell is None else tell(example)
+        if it is None:
+            raise Problem(f"{self.source.name} says no {self.prompts} of its pictures: a column of this name would")
+        return (it,)
 
     def picture(self, example: Example, size: tuple[int, int], u: tuple[float, float] = (0.5, 0.5)) -> Tensor:
         """One picture, (C, H, W): uint8, or float where the source gives tensors."""
@@ -311,7 +328,7 @@ def _read(batches: Batches, row: int):
         example = batches.source[row]
     except Problem as problem:
         return None, (), None, str(problem)
-    return batches.picture(example, batches._one_size()), example.captions, example.label, None
+    return batches.picture(example, batches._one_size()), batches.said(example), example.label, None
 
 
 def _prepared(system: System | None, images: Tensor, rows: Tensor, dtype: torch.dtype) -> Tensor:

@@ -42,6 +42,8 @@ RECIPES: dict[str, Callable[..., Recipe]] = {
     "scenes.in_kl8": scenes.in_kl8,
     "scenes.in_kl16": scenes.in_kl16,
     "scenes.in_kl48": scenes.in_kl48,
+    "scenes.layout": scenes.layout,
+    "scenes.map": scenes.map,
     "emoji.autoencoder": emoji.autoencoder,
     "emoji.clip": emoji.clip,
     "emoji.latent": emoji.latent,

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-Prompt = str | int | None  # words, a class, or the null prompt
+if TYPE_CHECKING:
+    from ..text.layout import Layout
+    from ..text.maps import LabelMap
+
+Prompt: TypeAlias = "str | int | Layout | LabelMap | None"  # words, a class, boxes, a map; None is the null prompt
 
 
 @dataclass

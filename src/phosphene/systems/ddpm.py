@@ -219,6 +219,7 @@ class Ddpm(System):
     def _beside(self, source: Source | None, noise, n: int, size: tuple[int, int]) -> Cond:
         """What an inpainting network is shown beside x; nothing for a network that takes x alone."""
         extra = getattr(self.denoiser.net, "arguments", {}).get("in_channels", self.channels) - self.channels
+        extra -= getattr(self.encoder, "shown", 0)  # by the prompt
         if extra == 0:
             return Cond()
         if extra != 1 + self.channels:
@@ -270,6 +271,8 @@ class Ddpm(System):
         multiple = self.multiple
         if height % multiple or width % multiple or min(height, width) < multiple:
             raise Problem(f"size {height}x{width}: both sides must be multiples of {multiple} pixels here")
+        if getattr(self.encoder, "shown", 0) and (height, width) != (self.size, self.size):
+            raise Problem(f"size {height}x{width}: this model is shown maps, at {self.size}x{self.size} pixels only")
         return height // self.factor, width // self.factor
 
 

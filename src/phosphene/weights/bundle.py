@@ -71,6 +71,8 @@ _KINDS = {
     "text.clip": "ClipTextEncoder ClipTokenizer",
     "text.deepfloyd": "IfEncoder",
     "text.encoders": "ClassEncoder NoEncoder TextEncoder",
+    "text.layout": "LayoutEncoder",
+    "text.maps": "MapEncoder",
     "text.hugging": "HuggingEncoder",
     "text.glide": "GlideEncoder GlideTokenizer",
     "text.tokenizer": "Tokenizer",

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from PIL import Image
 
@@ -49,6 +51,13 @@ class Scenes:
             raise Problem(f"scenes: n={n} leaves no scene; 1 or more would be right")
         self.size_, self.n, self.split, self.objects, self.seed = size, n, split, tuple(objects), seed
         self.name = f"scenes:size={size},split={split},objects={objects[0]}-{objects[1]},seed={seed}"
+
+    @property
+    def tells(self) -> dict[str, Callable[[Example], Any]]:
+        """What else a scene is told by, beside captions: boxes, a map (told.py)."""
+        from phosphene.data.scenes import told
+
+        return {"layout": told.layout, "map": told.label_map}
 
     def __len__(self) -> int:
         return self.n

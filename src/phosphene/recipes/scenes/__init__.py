@@ -9,6 +9,7 @@ from phosphene.recipes.scenes.decoders import diffused, kl, small, superres, vq
 from phosphene.recipes.scenes.glide import glide, glide_inpaint, glide_like, glide_upscale
 from phosphene.recipes.scenes.guidance import base, classifier, clip_noised
 from phosphene.recipes.scenes.latent import latent
+from phosphene.recipes.scenes.layout import layout, map
 from phosphene.recipes.scenes.score import ncsn
 from phosphene.recipes.scenes.shared import autoencoder, clip
 
@@ -35,6 +36,8 @@ __all__ = [
     "kl16",
     "kl48",
     "latent",
+    "layout",
+    "map",
     "ncsn",
     "small",
     "superres",
