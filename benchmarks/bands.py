@@ -3,7 +3,7 @@
     python benchmarks/bands.py scenes.latent --seeds 0 1 2 --out runs/bands    # trains what is not there yet
     python benchmarks/bands.py scenes.latent --runs RUN RUN RUN               # reads runs that are there
     python benchmarks/bands.py mnist.ddpm --seeds 0 1 2 --data PATH/mnist.npz
-    python benchmarks/bands.py table                                              # what docs/bands.md says of them all
+    python benchmarks/bands.py table                                              # writes the table of docs/bands.md
 
 Each seed has a folder of its own, OUT/SEED, with what the recipe needs beside it, also of that seed: the band holds for
 a run from nothing. Runs that were stopped go on. Knobs are the recipe's own; of runs that are read it is checked.
@@ -26,6 +26,9 @@ from phosphene.errors import Problem
 from phosphene.recipes import RECIPES
 from phosphene.training import band
 from phosphene.training.display import duration, show
+
+PAGE = Path(__file__).parents[1] / "docs" / "bands.md"
+MARKS = "<!-- table -->", "<!-- /table -->"
 
 
 def bands(
@@ -80,6 +83,13 @@ def table() -> str:
         seconds = duration(statistics.fmean(it.about["seconds"]))
         lines.append(f"| `{name}` | {' | '.join(cells)} | {until} | {seconds} |")
     return "\n".join([*lines, *(["", f"Without a band: {', '.join(without)}."] if without else [])])
+
+
+def write_table() -> None:
+    """Puts the table in its place in docs/bands.md."""
+    head, _, rest = PAGE.read_text(encoding="utf-8").partition(MARKS[0])
+    PAGE.write_text(f"{head}{MARKS[0]}\n{table()}\n{MARKS[1]}{rest.partition(MARKS[1])[2]}", encoding="utf-8")
+    print(PAGE)
 
 
 def _end(curve: band.Curve) -> str:
@@ -145,6 +155,6 @@ def _json(file: Path) -> dict:
 
 if __name__ == "__main__":
     try:
-        print(table()) if sys.argv[1:] == ["table"] else call(bands, sys.argv[1:], "bands.py")
+        write_table() if sys.argv[1:] == ["table"] else call(bands, sys.argv[1:], "bands.py")
     except Problem as problem:
         sys.exit(str(problem))

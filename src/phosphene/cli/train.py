@@ -79,6 +79,7 @@ def _help() -> str:
             "       phosphene train file.py:function …",
             "",
             "Trains a recipe, and first whatever it needs. `phosphene train RECIPE --help` shows its knobs.",
+            "Where the band of the recipe's own runs is known, it says where this one lies (docs/bands.md).",
             "",
             *lines,
         ]
