@@ -25,7 +25,8 @@ def applies(patient: Patient) -> bool:
 def check(patient: Patient) -> Finding | None:
     known, _ = band.of_run(Path(patient.name))
     assert known is not None
-    lines, outside = list(patient.lines), {}
+    lines = list(patient.lines)
+    outside: dict[str, list[tuple[int, band.Place]]] = {}
     for i in range(len(lines)):
         for name, place in known.places(lines[: i + 1]).items():
             if place.where != "in":

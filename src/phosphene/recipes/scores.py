@@ -6,6 +6,7 @@ Each function makes a `Plan.score`: system -> {name: number}. None where there i
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from phosphene.systems.autoencoder import AutoencoderSystem, psnr
 from phosphene.systems.base import System
 from phosphene.systems.clip import ClipSystem
 
-Score = Callable[[System], dict[str, float]]
+Score = Callable[[Any], dict[str, float]]
 
 
 def right_objects(n: int) -> Score | None:
