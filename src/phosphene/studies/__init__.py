@@ -10,7 +10,16 @@ import importlib
 from phosphene.errors import unknown
 from phosphene.studies.base import Found, Job, Need, Study
 
-STUDIES: dict[str, str] = {}  # name -> the module that holds its `STUDY`
+STUDIES: dict[str, str] = {
+    "prediction": "phosphene.studies.prediction",
+    "noise": "phosphene.studies.noise",
+    "variance": "phosphene.studies.variance",
+    "ema": "phosphene.studies.ema",
+    "guidance": "phosphene.studies.guidance",
+    "strength": "phosphene.studies.strength",
+    "decoders": "phosphene.studies.decoders",
+    "latents": "phosphene.studies.latents",
+}  # name -> the module that holds its `STUDY`
 
 
 def study(name: str) -> Study:
