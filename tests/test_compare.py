@@ -9,7 +9,7 @@ from torch import nn
 from phosphene.cli import main
 from phosphene.metrics.cost import Peak, cost_apart, flops
 from phosphene.weights import bundle
-from systems.small import ddpm, latent
+from systems.small import awake, ddpm, latent
 from test_evaluate import Opened
 
 
@@ -75,10 +75,27 @@ def test_runs_side_by_side(tmp_path, capsys):
     assert main(["compare", *map(str, runs), *words, "--precision", "fp32", "--device", "cpu"]) == 0
     page, printed = Opened(out.read_text()), capsys.readouterr().out
     assert page.pictures == 2 and page.fetched == []
-    for word in ("FD (thumbnails)", "GFLOPs a picture", "peak memory", "Loss", "one", "two"):
+    for word in ("FD (our CLIP", "GFLOPs a picture", "peak memory", "Loss", "one", "two"):
         assert word in page.words
     assert printed.count("parameters") == 2 and "right: all" in printed  # the one that takes words
     assert out.read_text().count('fill="none"') == 1  # one run has a loss
+
+
+def test_the_same_prompts_stand_side_by_side(tmp_path, capsys):
+    """Both take words: a row a prompt, a column a run; scores with arrows and notes, what each run was."""
+    runs = [tmp_path / name for name in ("one", "two")]
+    for i, run in enumerate(runs):
+        torch.manual_seed(i)
+        bundle.save(awake(latent()), run / "model.safetensors")
+    (runs[1] / "settings.json").write_text(json.dumps({"training": {"steps": 3000, "seed": 4}}))
+    out = tmp_path / "page.html"
+    words = ["--data", "scenes:n=8", "-n", "6", "--samples", "3", "--steps", "1", "--out", str(out)]
+    assert main(["compare", *map(str, runs), *words]) == 0
+    page, printed = Opened(out.read_text()), capsys.readouterr().out
+    assert page.pictures == 6 and page.fetched == [] and out.read_text().count("<td class=said>") == 3
+    for word in ("steps of training", "3,000", "R-precision ↑", "kernel distance ↓", "6 made pictures"):
+        assert word in page.words, word
+    assert "copies of training pictures ↑" not in page.words and "Note: 6 made pictures" in printed
 
 
 def test_scores_that_evaluate_left_are_read(tmp_path, capsys):

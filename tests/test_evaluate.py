@@ -84,8 +84,13 @@ def test_a_model_of_words(tiny_model, tmp_path, capsys):
         assert 0 <= it["r_precision"]["value"] <= 1 and it["copies"]["of"] == 12
     assert said["guidance"]["1"] != said["guidance"]["3"]
     assert said["real"]["n"] == "30" and said["real"]["checksum"] == said["features"]["checksum"]
-    assert "12 made pictures: below 2048" in page.words and "over guidance" in page.words
-    assert "report.html" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    for note in ("12 made pictures: below 2048", "of the real pictures by their own words"):  # and it knows no words
+        assert note in page.words and note in printed
+    assert "over guidance" in page.words and "report.html" in printed
+    assert re.search(r'text-anchor="end">CLIP score</text>', (tmp_path / "o/report.html").read_text())
+    assert f"{said['words_of_real_pictures']['r_precision']['value']:.4g}" in page.words
+    assert said["judge"]["features"].startswith("CLIP judge")
 
 
 def test_scenes_are_read_back_exactly(tmp_path, capsys):
@@ -95,7 +100,7 @@ def test_scenes_are_read_back_exactly(tmp_path, capsys):
     said = json.loads((tmp_path / "o/scores.json").read_text())
     [it] = said["guidance"].values()
     assert "accuracy" not in it and "clip_score" not in it and it["kernel"]["value"] > 0
-    assert said["steps"] == 2 and said["title"] == "FD (thumbnails)"
+    assert said["steps"] == 2 and re.fullmatch(r"FD \(our CLIP [0-9a-f]{8}\)", said["title"])  # nothing was named
 
 
 def test_the_same_numbers_again_from_cached_statistics(tmp_path):
@@ -114,7 +119,7 @@ def test_an_autoencoder_is_judged_by_its_copies(tmp_path, capsys):
     said = json.loads((tmp_path / "o/scores.json").read_text())
     assert 5 < said["psnr"]["value"] < 60 and said["ssim"]["value"] < 1 and said["n"] == 12
     assert said["frechet"]["low"] <= said["frechet"]["value"] <= said["frechet"]["high"]
-    assert "reconstruction FD (thumbnails)" in capsys.readouterr().out
+    assert "reconstruction FD (our CLIP" in capsys.readouterr().out
 
 
 def test_an_interval_of_copies_draws_pairs():
@@ -133,7 +138,8 @@ def test_an_interval_of_copies_draws_pairs():
 
     source = open_source("scenes:n=60")
     shown = list(pictures(source, range(60), (32, 32)))
-    it, eyes = copied(Dimmer(), shown, extractor()), extractor()
+    eyes = extractor("thumbnails")
+    it = copied(Dimmer(), shown, eyes)
     real = collect(map(eyes, shown), 192)
     alone = frechet_interval(collect((eyes(x - 25) for x in shown), 192).moments, real.kept, real.moments)
     assert it.frechet.value == pytest.approx(192 * 0.1**2, rel=0.15)  # white ones have room below
@@ -171,7 +177,7 @@ def test_what_cannot_be_evaluated(tmp_path, capsys, tiny_model):
 def test_explain_finds_what_was_done(tmp_path):
     """Of the same pictures, once through another resize, all but nothing of the difference is anything else."""
     a, b = (open_source(str(folder_of(tmp_path / name, 40, seed=seed))) for name, seed in (("a", 0), ("b", 1)))
-    eyes = extractor()
+    eyes = extractor("thumbnails")
     changes = explain(a, b, eyes)
     assert changes[0].moved == 0 and {c.kind for c in changes} == {
         "as it is", "resize", "resize of one side", "JPEG of one side", "sample count", "reference set"

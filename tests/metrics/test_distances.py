@@ -10,7 +10,7 @@ from phosphene.errors import Problem
 from phosphene.metrics.frechet import Moments, frechet
 from phosphene.metrics.inception_score import inception_score
 from phosphene.metrics.kernel import kernel_distance, mmd2
-from phosphene.metrics.manifold import manifold
+from phosphene.metrics.manifold import manifold, manifold_intervals
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +56,18 @@ def test_frechet_by_scipy():
     root = linalg.sqrtm(ca @ cb).real
     theirs = float((a.mean(0) - b.mean(0)).square().sum()) + np.trace(ca + cb - 2 * root)
     assert distance(a, b) == pytest.approx(theirs, rel=1e-9)
+
+
+@pytest.mark.parametrize("n, m", [(5, 9), (2, 2), (40, 3), (30, 30)], ids=str)
+def test_frechet_of_few_samples_and_dead_features_by_its_formula(n, m):
+    """tr (Σ₁Σ₂)^½ as the sum of the roots of Σ₁Σ₂'s own eigenvalues, in numpy: singular on one side or both."""
+    a, b = features(n, 12, 1).numpy(), 2 * features(m, 12, 2, shift=0.4).numpy()
+    a[:, 3], b[:, 3], b[:, 7] = 1.5, 1.5, -0.5  # one feature dead on both sides, another on one
+    ca, cb = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    roots = np.sqrt(np.linalg.eigvals(ca @ cb).real.clip(0))
+    theirs = ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(ca) + np.trace(cb) - 2 * roots.sum()
+    assert distance(a, b) == pytest.approx(theirs, rel=1e-6)  # roots of rounding errors: √1e-16
+    assert distance(a, b) == pytest.approx(distance(b, a), rel=1e-6)
 
 
 def test_moments_do_not_depend_on_batches_or_processes():
@@ -130,6 +142,41 @@ def test_inception_score_in_closed_form():
     assert inception_score(torch.zeros(60, 6), splits=3) == (pytest.approx(1), pytest.approx(0))
     with pytest.raises(Problem, match="3 pictures cannot be split into 10"):
         inception_score(torch.zeros(3, 6))
+
+
+def test_inception_score_by_its_formula():
+    logits = features(40, 7, 3).numpy()
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    theirs = [np.exp((x * np.log(x / x.mean(0))).sum(1).mean()) for x in np.split(p, 4)]
+    ours = inception_score(torch.from_numpy(logits), splits=4, seed=None)
+    assert ours == (pytest.approx(np.mean(theirs), rel=1e-9), pytest.approx(np.std(theirs), rel=1e-9))
+
+
+def test_density_and_coverage_by_their_formulas():
+    """Naeem et al. 2020, equations 3 and 4, over all pairs."""
+    real, made, k = features(30, 3, 1).numpy(), features(20, 3, 2, shift=0.7).numpy(), 4
+    apart = lambda x, y: np.sqrt(((x[:, None] - y) ** 2).sum(-1))  # noqa: E731
+    balls = apart(made, real) < np.sort(apart(real, real), 1)[:, k]  # (M, N); place 0 is the sample itself
+    found = manifold(torch.from_numpy(real), torch.from_numpy(made), k)
+    assert found.density == pytest.approx(balls.sum() / (k * 20)) and found.coverage == pytest.approx(
+        balls.any(0).mean()
+    )
+    assert found.precision == pytest.approx(balls.any(1).mean()) and 0 < found.coverage < 1
+
+
+def test_intervals_of_shares_are_those_of_repeated_measurement():
+    """For fresh pictures of the same kind: the width by groups is that of what one finds again and again."""
+    real = features(300, 3, 0)
+    names = manifold(real, real, 3)._fields
+    found = np.array([manifold(real, features(200, 3, seed, shift=0.5), 3) for seed in range(1, 101)])
+    its = [manifold_intervals(real, features(200, 3, seed, shift=0.5), 3) for seed in range(1, 11)]
+    assert its[0] == manifold_intervals(real, features(200, 3, 1, shift=0.5), 3)  # a function of its seed
+    for name, values in zip(names, found.T):
+        half = np.mean([(it[name].high - it[name].low) / 2 for it in its])
+        assert half == pytest.approx(1.96 * values.std(ddof=1), rel=0.5), name
+        assert its[0][name].value == pytest.approx(values[0])
+    few = manifold_intervals(real, real[:7] + 1e-9, 3)
+    assert few["precision"] == (1, 1, 1) and few["coverage"].low >= 0
 
 
 def test_precision_and_recall_are_the_recorded_ones(recorded):

@@ -1,6 +1,7 @@
 """Extractors: one contract, weights that are checked, names that say what a score was measured on."""
 
 import hashlib
+import shutil
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from nets.test_inception import random_weights
 from phosphene.errors import Problem
 from phosphene.metrics import features
 from phosphene.metrics.features import extractor, fetched
+from phosphene.metrics.resize import resize
 from phosphene.nets.autoencoder import ConvTower
 from phosphene.systems.clip import ClipSystem
 from phosphene.weights import bundle
@@ -25,12 +27,12 @@ def kept_contract(it) -> torch.Tensor:
 
 
 def test_thumbnails_need_nothing_and_see_colour():
-    it = extractor()
+    it = extractor("thumbnails")
     assert (it.title, it.dim, it.checksum) == ("FD (thumbnails)", 192, "none")
     kept_contract(it)
     red = torch.tensor([255, 0, 0], dtype=torch.uint8).expand(1, 20, 20, 3)
     assert it(red).view(3, 64).mean(1).tolist() == [1, 0, 0]
-    assert not torch.equal(extractor(resize="torch")(PICTURES), it(PICTURES))
+    assert not torch.equal(extractor("thumbnails", resize="torch")(PICTURES), it(PICTURES))
     with pytest.raises(Problem, match="unknown resize 'tensorflo'; did you mean 'tensorflow'"):
         extractor(resize="tensorflo")
 
@@ -47,7 +49,6 @@ def test_inception_is_named_only_by_the_known_checksum(inception_weights, monkey
     digest = hashlib.sha256(inception_weights.read_bytes()).hexdigest()
     assert it.title == f"FD (Inception weights {digest[:8]})" and it.checksum == digest[:12]
     found = kept_contract(it)
-    from phosphene.metrics.resize import resize
     from phosphene.nets.inception import Inception
 
     net = Inception().eval()
@@ -55,10 +56,12 @@ def test_inception_is_named_only_by_the_known_checksum(inception_weights, monkey
     with torch.no_grad():
         theirs, logits = net((resize(PICTURES, 299) - 128) / 128)
     assert torch.allclose(found, theirs, rtol=1e-4, atol=1e-4)
-    assert torch.allclose(found @ it.classes.T, logits, rtol=1e-3, atol=1e-3)
+    assert it.classes is None  # so that no inception score is given either
     monkeypatch.setattr(features, "PUBLISHED", digest[:8])
     monkeypatch.setenv("PHOSPHENE_INCEPTION", str(inception_weights))
-    assert extractor("inception").title == "FID (Inception)"
+    known = extractor("inception")
+    assert known.title == "FID (Inception)"
+    assert torch.allclose(found @ known.classes.T, logits, rtol=1e-3, atol=1e-3)
 
 
 def test_inception_of_another_shape_is_refused(tmp_path):
@@ -88,7 +91,7 @@ def test_any_clip_with_a_picture_tower(tmp_path, tiny_model):
     found = kept_contract(it)
     small = extractor(str(tmp_path / "small.safetensors"), resize="rounded")(PICTURES)
     assert 0 < (small - found).abs().max() < 0.1
-    with pytest.raises(Problem, match="unknown features 'incepton': neither a file nor one of thumbnails, inception"):
+    with pytest.raises(Problem, match="unknown features 'incepton': neither a file nor one of clip, thumbnails, "):
         extractor("incepton")
     with pytest.raises(Problem, match="holds a Latent, which gives no features"):
         extractor(str(tiny_model))
@@ -103,8 +106,6 @@ def test_dinov2_through_transformers(tmp_path):
     it = extractor(f"dinov2:{tmp_path / 'dino'}")
     found = kept_contract(it)
     assert it.dim == 16 and it.name.startswith("DINOv2 dino ")
-    from phosphene.metrics.resize import resize
-
     with torch.no_grad():
         x = resize(PICTURES, 224) / 255
         x = (x - torch.tensor([0.485, 0.456, 0.406])[:, None, None]) / torch.tensor([0.229, 0.224, 0.225])[
@@ -114,3 +115,18 @@ def test_dinov2_through_transformers(tmp_path):
     assert torch.allclose(found, theirs, atol=1e-5)
     with pytest.raises(Problem, match="DINOv2 at"):
         extractor(f"dinov2:{tmp_path}")
+
+
+def test_a_clip_of_another_library(shared, tmp_path):
+    """A checkpoint of transformers: its own projected features of the same pictures, resized by us."""
+    transformers = pytest.importorskip("transformers")
+    folder = tmp_path / "hf"
+    shutil.copytree(shared / "fixtures/clip/hf", folder)
+    shutil.copytree(shared / "fixtures/tokenizer/tiny", tmp_path / "tokenizer")
+    it, theirs = extractor(str(folder)), transformers.CLIPModel.from_pretrained(folder).eval()
+    found, look = kept_contract(it), it.clip.look
+    mean, std = (torch.tensor(v)[:, None, None] for v in (look.mean, look.std))
+    with torch.no_grad():
+        seen = theirs.vision_model(pixel_values=(resize(PICTURES, it.size) / 255 - mean) / std)
+        told = theirs.visual_projection(seen.pooler_output)
+    assert (it.dim, it.size) == (32, 32) and torch.allclose(found, told, rtol=1e-4, atol=1e-5)

@@ -76,7 +76,7 @@ def test_a_reference_is_made_once_and_again_when_the_pictures_change(tmp_path):
         Image.fromarray(rng.integers(0, 256, (12, 9, 3), np.uint8)).save(folder / f"{i}.png")
 
     def made(**how):
-        return reference(open_source(str(folder)), extractor(**how), (16, 16), folder=cache)
+        return reference(open_source(str(folder)), extractor("thumbnails", **how), (16, 16), folder=cache)
 
     first = made()
     assert len(list(cache.iterdir())) == 1 and first.n == 6
@@ -137,7 +137,7 @@ def test_the_inception_score_is_of_the_classes():
     x = 1000 * torch.eye(4).repeat(25, 1)
     found = scores(of(x + drawn(100, 4) / 100), of(x + drawn(100, 4, 1) / 100), torch.eye(4))
     assert found.inception_score.value == pytest.approx(4, abs=0.5)
-    assert found.manifold.precision > 0.5 and found.frechet.value < 10
+    assert found.manifold["precision"].value > 0.5 and found.frechet.value < 10
 
 
 def test_cached_files_are_ours(tmp_path):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from phosphene.data.scenes import Scenes
+from phosphene.data.scenes import Scenes, matches
 from phosphene.data.scenes.draw import render
 from phosphene.data.scenes.judge import evaluation_scenes
 from phosphene.errors import Problem
@@ -63,13 +63,14 @@ def test_alignment_by_a_clip():
 def test_composition_of_perfect_and_of_exchanged_pictures():
     cases = evaluation_scenes("pair", 12) + evaluation_scenes("unseen", 6)
     specs, pictures = [s for s, _ in cases], [render(scene, 32) for _, scene in cases]
-    perfect = composition(specs, pictures)
+    judged = lambda specs, pictures: composition(specs, [*map(matches, specs, pictures)])  # noqa: E731
+    perfect = judged(specs, pictures)
     assert {what: (it.value, n) for what, (it, n) in perfect.items()}["all"] == (1, 18)
     assert perfect["unseen pairs"][0].value == 1 and perfect["unseen pairs"][1] == 6
     assert perfect["relation"][1] == sum(s.relation is not None for s in specs)
     assert 0.7 < perfect["all"][0].low < 1
-    other = composition(specs, pictures[1:12] + pictures[:1] + pictures[12:])
+    other = judged(specs, pictures[1:12] + pictures[:1] + pictures[12:])
     assert other["count"][0].value == 1 and other["nothing foreign"][0].value == 1
     assert other["all"][0].value < 0.5 and other["unseen pairs"][0].value == 1
-    words = composition([Scenes(n=3)[i].captions[0] for i in range(3)], [Scenes(n=3)[i].image for i in range(3)])
+    words = judged([Scenes(n=3)[i].captions[0] for i in range(3)], [Scenes(n=3)[i].image for i in range(3)])
     assert words["all"][0].value == 1 and "unseen pairs" not in words

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,10 @@ from phosphene.cli.options import call
 from phosphene.errors import Problem
 
 POINTS = 300  # of a curve
+BRACKETS = (
+    "In brackets: where 95 of 100 repetitions with other pictures would lie; for the kernel distance ± its deviation "
+    "over subsets. Runs whose brackets overlap are not told apart. ↓ lower is better, ↑ higher."
+)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -23,8 +29,8 @@ def main(argv: Sequence[str]) -> None:
 def compare(
     *runs: str,
     data: str | None = None,
-    n: int = 128,
-    features: str = "thumbnails",
+    n: int = 256,
+    features: str = "clip",
     clip: str | None = None,
     prompts: tuple[str, ...] = (),
     samples: int = 8,
@@ -55,37 +61,91 @@ def compare(
         raise Problem("compare wants runs, such as runs/one runs/two")
     if samples < 1 or n < 2:
         raise Problem(f"samples={samples}, n={n}: at least 1 sample and 2 pictures to score are wanted")
-    from phosphene.data.sheet import contact_sheet
-    from phosphene.metrics.cost import cost_apart
-    from phosphene.metrics.report import Page, said
-    from phosphene.request import Studio
+    from phosphene.metrics.report import said
 
     names, options = _names(runs), {"steps": steps, "guidance": guidance, "sampler": sampler}
-    using = {"device": device, "precision": precision}
-    page, rows, pictures = Page("Comparison: " + ", ".join(names)), {}, {}
+    using, sides = {"device": device, "precision": precision}, []
     for name, run in zip(names, runs):
-        asked = _asked(run, prompts, data, samples, seed)
-        pairs = [(prompt, seed + i) for i, prompt in enumerate(asked)]
-        studio = Studio(run, **using)
-        plain = {"grammar": "plain"} if isinstance(asked[0], str) else {}
-        pictures[name] = asked, [made.image for made in studio.make(pairs, {**options, **plain})]
-        scores = _scored(run, data, n, features, clip, seed, options, using) if data else _left(run)
-        rows[name] = {**scores, **_cost(cost_apart(run, asked, **using, **options))}
-    what = list(dict.fromkeys(key for row in rows.values() for key in row))
-    page.table(["", *names], [[key, *(row.get(key) for row in rows.values())] for key in what])
-    page.text("In brackets: where 95 of 100 repetitions with other pictures would lie.", note=True)
+        print(f"{name} …", file=sys.stderr)
+        side = Side(name, _asked(run, prompts, data, samples, seed))
+        side.draw(run, seed, options, using)
+        side.scores, side.notes = _scored(run, data, n, features, clip, seed, options, using) if data else _left(run)
+        side.about, side.losses = _about(Path(run)), _losses(Path(run))
+        sides.append(side)
+    for side in sides:
+        rows = {**side.about, **side.scores, **side.cost}
+        print(side.name, *[f"{key:34s} {said(value)}" for key, value in rows.items()], sep="\n  ")
+        print(*(f"  Note: {note}." for note in side.notes), sep="\n")
+    print(_page(sides, data, n).write(out))
+
+
+@dataclass
+class Side:
+    """What the page says of one run. about, cost: {what: words}; scores: {what: value}; losses: [(step, loss)]."""
+
+    name: str
+    asked: list[Any]
+    images: list[Any] = field(default_factory=list)
+    about: dict[str, str] = field(default_factory=dict)
+    scores: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    cost: dict[str, str] = field(default_factory=dict)
+    losses: list[tuple[float, float]] = field(default_factory=list)
+
+    @property
+    def captions(self) -> list[str]:
+        return ["" if prompt is None else str(prompt) for prompt in self.asked]
+
+    def draw(self, run: str, seed: int, options: dict[str, Any], using: dict[str, Any]) -> None:
+        """The samples, seeds one after the other, and what they cost in a process of their own."""
+        from phosphene.metrics.cost import cost_apart
+        from phosphene.request import Studio
+
+        pairs = [(prompt, seed + i) for i, prompt in enumerate(self.asked)]
+        plain = {"grammar": "plain"} if isinstance(self.asked[0], str) else {}
+        self.images = [made.image for made in Studio(run, **using).make(pairs, {**options, **plain})]
+        self.cost = _cost(cost_apart(run, self.asked, **using, **options))
+
+
+def _page(sides: Sequence[Side], data: str | None, n: int) -> Any:
+    from phosphene.data.sheet import contact_sheet
+    from phosphene.metrics.report import Page
+
+    names = [side.name for side in sides]
+    page = Page("Comparison: " + ", ".join(names))
+    page.table(["", *names], _beside([side.about for side in sides]))
+    if any(side.scores for side in sides):
+        page.heading("Scores")
+        left = "As evaluate left them in the runs' folders."
+        page.text(f"{n} pictures of each, of what {data} says." if data else left)
+        page.table(["", *names], [[_arrow(what), *row] for what, *row in _beside([side.scores for side in sides])])
+        page.text(BRACKETS, note=True)
+        page.notes(note for side in sides for note in side.notes)
+    page.heading("Cost")
+    page.table(["", *names], _beside([side.cost for side in sides]))
     page.text("A multiplication and an addition are two FLOPs. Memory: what loading and sampling added.", note=True)
-    losses = {name: points for name, run in zip(names, runs) if (points := _losses(Path(run)))}
-    if losses:
+    if losses := {side.name: side.losses for side in sides if side.losses}:
         page.heading("Loss")
         page.curves(losses, "step", "loss", logarithmic=all(y > 0 for p in losses.values() for _, y in p))
     page.heading("The same seeds and prompts")
-    for name, (asked, made) in pictures.items():
-        captions = ["" if prompt is None else str(prompt) for prompt in asked]
-        page.picture(contact_sheet(made, captions, columns=8), name)
-    for name, row in rows.items():
-        print(name, *[f"{key:34s} {said(row[key])}" for key in row], sep="\n  ")
-    print(page.write(out))
+    if len({tuple(side.captions) for side in sides}) == 1:
+        page.gallery(names, [(c, [side.images[i] for side in sides]) for i, c in enumerate(sides[0].captions)])
+    else:
+        for side in sides:
+            page.picture(contact_sheet(side.images, side.captions, columns=8), side.name)
+    return page
+
+
+def _beside(columns: Sequence[dict[str, Any]]) -> list[list[Any]]:
+    """[what, its value in each column, None where it has none], in the order in which they come."""
+    return [[what, *(column.get(what) for column in columns)] for what in dict.fromkeys(k for c in columns for k in c)]
+
+
+def _arrow(what: str) -> str:
+    """The score's name and which way is better; a share of copies is neither."""
+    if what.startswith("copies"):
+        return what
+    return f"{what} {'↓' if what.startswith(('FD', 'FID', 'KID', 'kernel')) else '↑'}"
 
 
 def _names(runs: Sequence[str]) -> list[str]:
@@ -114,30 +174,40 @@ def _asked(run: str, prompts: Sequence[str], data: str | None, samples: int, see
     return prompts_of(source, some_rows(source, samples, seed), told, seed)
 
 
-def _scored(run, data, n, features, clip, seed, options, using) -> dict[str, Any]:
-    """{what: value} as evaluate's table has it."""
-    from phosphene.cli.evaluate import Job, table_of
+def _scored(run, data, n, features, clip, seed, options, using) -> tuple[dict[str, Any], list[str]]:
+    """({what: value} as evaluate's table has it, what one should know of them)."""
+    from phosphene.cli.evaluate import Job, judge_of, of_judge, table_of
     from phosphene.data.base import open_source
     from phosphene.metrics.features import extractor
 
     source, eyes = open_source(data), extractor(features)
-    judge = extractor(clip) if clip else eyes if getattr(eyes.clip, "text", None) is not None else None
     own = {k: v for k, v in options.items() if k != "guidance"}
-    job = Job(run, source, data, source, None, eyes, judge, n, seed, 10_000, own, using)
-    _, rows = table_of(job, job.run((options["guidance"],)))
-    return {what: value for what, value in rows if what != "seconds a picture"}
+    job = Job(run, source, data, source, None, eyes, judge_of(eyes, clip), n, seed, 10_000, own, using)
+    found = job.run((options["guidance"],))
+    _, rows = table_of(job, found)
+    _, doubts = of_judge(job, job.words_of_real())
+    notes = [note for it, _ in found.values() for note in it.scores.notes] + doubts
+    return {what: value for what, value in rows if what != "seconds a picture"}, notes
 
 
-def _left(run: str) -> dict[str, Any]:
-    """The scores that `evaluate --out RUN` left in the run's folder, at the first guidance."""
+def _left(run: str) -> tuple[dict[str, Any], list[str]]:
+    """The scores that `evaluate --out RUN` left in the run's folder, at the first guidance, and its notes."""
     from phosphene.metrics.interval import Interval
 
     said = _json(Path(run) / "scores.json")
     first: dict[str, Any] = next(iter(said.get("guidance", {}).values()), {})
     found = {said.get("title", "frechet"): first.get("frechet"), "kernel distance": first.get("kernel")}
+    found |= {name: first.get(name) for name in ("precision", "recall", "density", "coverage")}
     found |= {"CLIP score": first.get("clip_score"), "R-precision": first.get("r_precision")}
     found |= {f"right: {name}": {k: it[k] for k in it if k != "n"} for name, it in first.get("accuracy", {}).items()}
-    return {what: Interval(**it) for what, it in found.items() if it}
+    return {what: Interval(**it) for what, it in found.items() if isinstance(it, dict)}, first.get("notes", [])
+
+
+def _about(run: Path) -> dict[str, str]:
+    """What a run's folder says of its making; {} where it is none."""
+    told = _json(run / "settings.json").get("training", {})
+    named = {"steps of training": "steps", "its seed": "seed"}
+    return {what: f"{told[key]:,}" for what, key in named.items() if key in told}
 
 
 def _cost(it: Any) -> dict[str, str]:

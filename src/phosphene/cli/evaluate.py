@@ -14,6 +14,8 @@ from phosphene.cli.making import quiet_threads
 from phosphene.cli.options import call
 from phosphene.errors import Problem
 
+TELLS = 0.5  # R-precision on real pictures below which a judge of words is doubted
+
 
 def main(argv: Sequence[str]) -> None:
     quiet_threads()
@@ -24,7 +26,7 @@ def evaluate(
     *model: str,
     data: str | None = None,
     n: int = 256,
-    features: str = "thumbnails",
+    features: str = "clip",
     clip: str | None = None,
     inception: Path | None = None,
     resize: str | None = None,
@@ -48,7 +50,8 @@ def evaluate(
     model      a shipped model's name, a bundle, a run's folder or a checkpoint; an autoencoder is judged by its copies
     data       a data spec (docs/data.md): the prompts, the reference, and the training set to look for copies in
     n          pictures to make at each guidance
-    features   what is compared: thumbnails, inception, dinov2, or a CLIP as a file, bundle or run (docs/metrics.md)
+    features   what is compared: clip (the small one that comes along), thumbnails, inception, dinov2, or another CLIP
+               as a file, bundle or run (docs/metrics.md)
     clip       a CLIP that judges whether pictures show what was asked; the features' own one if they are a CLIP's
     inception  the file of Inception-v3's weights, which else are taken from the cache or fetched
     resize     another way to bring pictures to the features' size: rounded, torch, tensorflow
@@ -80,14 +83,28 @@ def evaluate(
     folder = out or Path(f"evaluation-{_name(model[0])}")
     if isinstance(system := load(model[0]), AutoencoderSystem):
         return _copies(system, model[0], real, held or data, eyes, n, seed, folder)
-    judge = extractor(clip) if clip else eyes if getattr(eyes.clip, "text", None) is not None else None
-    if judge is not None and getattr(judge.clip, "text", None) is None:
-        raise Problem(f"{clip} is not a CLIP that reads words: it cannot judge what was asked for")
+    judge = judge_of(eyes, clip)
     options = {"steps": steps, "sampler": sampler}
     using = {"device": device, "precision": precision}
     job = Job(model[0], source, data, real, held, eyes, judge, n, seed, reference, options, using)
     of_real = job.bits(bits) if bits else None
-    _write(job, job.run(guidance or (None,)), of_real, folder)
+    found = job.run(guidance or (None,))
+    _write(job, found, of_real, job.words_of_real(), folder)
+
+
+def judge_of(eyes: Any, clip: str | None) -> Any:
+    """The features of the CLIP that judges words: the named one, else the features' own where it reads words, or None.
+
+    Raises Problem for a named one that reads none.
+    """
+    from phosphene.metrics.features import extractor
+
+    judge = extractor(clip) if clip else eyes
+    if getattr(judge.clip, "text", None) is not None:
+        return judge
+    if clip:
+        raise Problem(f"{clip} is not a CLIP that reads words: it cannot judge what was asked for")
+    return None
 
 
 class Job:
@@ -152,6 +169,15 @@ class Job:
         x0 = shown.permute(0, 3, 1, 2).float() / 127.5 - 1
         return mean_of(bits(self.studio.system, x0, self.prompts[: len(x0)], seed=self.seed)), len(x0)
 
+    def words_of_real(self) -> dict[str, Any]:
+        """What the judge makes of the real pictures that the prompts were taken from; {} where there is no judge."""
+        from phosphene.metrics import statistics as st
+        from phosphene.metrics.evaluation import words_of
+
+        rows = list(dict.fromkeys(self.rows))
+        shown = st.pictures(self.source, rows, self.size)
+        return {} if self.judge is None else words_of(self.judge, shown, self.prompts[: len(rows)], self.seed)
+
     def pair(self, image, row: int):
         """A made picture beside a training picture."""
         from PIL import Image
@@ -178,7 +204,9 @@ def told_by(system: Any) -> str:
 # Writing --------------------------------------------------------------------------------------------------------------
 
 
-def _write(job: Job, found: dict[str, tuple[Any, float]], bits: tuple[Any, int] | None, folder: Path) -> None:
+def _write(
+    job: Job, found: dict[str, tuple[Any, float]], bits: tuple[Any, int] | None, real: dict[str, Any], folder: Path
+) -> None:
     from phosphene.data.sheet import contact_sheet
     from phosphene.metrics.report import Page
 
@@ -191,7 +219,10 @@ def _write(job: Job, found: dict[str, tuple[Any, float]], bits: tuple[Any, int] 
     about = "In brackets: where 95 of 100 repetitions with other pictures would lie; for the kernel distance ± its"
     about += " deviation over subsets. Of distances lower is better. docs/metrics.md says what each is."
     page.text(about, note=True)
-    page.notes(note for it, _ in found.values() for note in it.scores.notes)
+    words, doubts = of_judge(job, real)
+    page.text(words) if words else None
+    notes = list(dict.fromkeys(note for it, _ in found.values() for note in it.scores.notes)) + doubts
+    page.notes(notes)
     if bits:
         page.text(f"Bits per dimension: {bits[0]}, of {bits[1]} real pictures.")
     _curve(page, found, job.eyes.title)
@@ -207,11 +238,13 @@ def _write(job: Job, found: dict[str, tuple[Any, float]], bits: tuple[Any, int] 
             page.text(
                 f"Copies (nearest training picture three times nearer than the next): {it.copies[0]} of {it.copies[1]}."
             )
-    print(_said(job, found))
+    print("\n".join(line for line in (_said(job, found), words, *(f"Note: {note}." for note in notes)) if line))
     plain = {
         "model": job.name, **job.receipt, "data": job.spec, "held": job.held, "n": len(job.prompts), "seed": job.seed,
         "real": job.real.about, "features": job.eyes.about,
         "title": job.eyes.title,
+        "judge": None if job.judge is None else job.judge.about,
+        "words_of_real_pictures": {name: it._asdict() for name, it in real.items()},
         "bits_per_dimension": None if bits is None else {**bits[0]._asdict(), "n": bits[1]},
         "guidance": {label: {**it.plain(), "seconds_a_picture": seconds} for label, (it, seconds) in found.items()},
     }  # fmt: skip
@@ -230,7 +263,7 @@ def table_of(job: Job, found: dict[str, tuple[Any, float]]) -> tuple[list[str], 
         put("kernel distance" if job.eyes.name != "Inception" else "KID", k, it.scores.kernel)
         if it.scores.inception_score:
             put("inception score", k, it.scores.inception_score)
-        for name, value in (it.scores.manifold._asdict() if it.scores.manifold else {}).items():
+        for name, value in it.scores.manifold.items():
             put(name, k, value)
         for name, value in it.words.items():
             put({"clip_score": "CLIP score", "r_precision": "R-precision"}[name], k, value)
@@ -239,6 +272,16 @@ def table_of(job: Job, found: dict[str, tuple[Any, float]]) -> tuple[list[str], 
         put("copies of training pictures", k, f"{it.copies[0]} of {it.copies[1]}")
         put("seconds a picture", k, seconds)
     return ["guidance", *found], [[what, *values] for what, values in rows.items()]
+
+
+def of_judge(job: Job, real: dict[str, Any]) -> tuple[str, list[str]]:
+    """(a line that says what the judge of words makes of real pictures, doubts about it)."""
+    if not real:
+        return "", []
+    score, found = real["clip_score"], real["r_precision"]
+    line = f"Words are judged by {job.judge.name}. Of the real pictures: CLIP score {score}, R-precision {found}."
+    doubt = f"{job.judge.name} finds only {found.value:.0%} of the real pictures by their own words: what it says of "
+    return line, [f"{doubt}made ones is of little worth (--clip names another)"] if found.value < TELLS else []
 
 
 def _curve(page: Any, found: dict[str, tuple[Any, float]], title: str) -> None:

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..data.base import Source
-from ..data.scenes import Scenes
+from ..data.scenes import Scenes, Verdict, matches
 from ..errors import Problem
 from .composition import composition
 from .copies import psnr, ssim
@@ -25,7 +25,7 @@ from .frechet import Moments, frechet
 from .interval import Interval, bootstrap, mean_of
 from .neighbours import neighbours
 from .scores import Scores, notes_of, scores
-from .statistics import Statistics, collect
+from .statistics import Collector, Statistics, collect
 from .words import alignment
 
 SHOWN = 64  # pictures of a setting that are kept to be shown
@@ -35,7 +35,7 @@ SHOWN = 64  # pictures of a setting that are kept to be shown
 class Measured:
     """One setting: its scores, shares of words {name: Interval}, exact accuracies {name: (Interval, n)}, copies.
 
-    shown       the first pictures, and all of them where the parser reads them
+    shown       the first pictures
     nearest     rows of the training pictures nearest to those that look most like a copy, with their ratio
     """
 
@@ -92,30 +92,50 @@ def measure(
     exact    the prompts are of `scenes`, and the parser reads every picture
     """
     shown: list[Image.Image] = []
-    judged: list[Tensor] = []
+    verdicts: list[Verdict] = []
+    judged = Collector(judge.dim) if judge is not None else None
 
     def features() -> Iterator[Tensor]:
         for batch in _batches(images):
-            shown.extend(batch if exact else batch[: max(0, SHOWN - len(shown))])
+            shown.extend(batch[: SHOWN - len(shown)])
+            if exact:
+                verdicts.extend([matches(*pair) for pair in zip(prompts[len(verdicts) :], batch)])
             pixels = torch.stack([torch.from_numpy(np.array(image.convert("RGB"))) for image in batch])
-            if judge is not None:
-                judged.append(judge(pixels))
-            yield extractor(pixels)
+            found = extractor(pixels)
+            if judged is not None:
+                judged.add(found if judge is extractor else judge(pixels))
+            yield found
 
     about = {**extractor.about, "picture_size": real.about.get("picture_size", "")}
     made = collect(features(), extractor.dim, about)
     found = neighbours(made.kept, (trained or real).kept)
     worst = found.ratio.argsort()[:SHOWN].tolist()
     near = [(int(made.rows[i]), int((trained or real).rows[found.nearest[i]]), float(found.ratio[i])) for i in worst]
-    several = len({p for p in prompts if isinstance(p, str)}) > 1
     return Measured(
         scores(made, real, extractor.classes, seed),
-        alignment(judge.clip, torch.cat(judged), prompts, seed) if judge is not None and several else {},
-        composition(prompts, shown) if exact else {},
+        words(judge, judged.end(), prompts, seed) if judge is not None and judged is not None else {},
+        composition(prompts, verdicts) if exact else {},
         shown,
         [pair for pair in near if pair[0] < len(shown)][:8],
         (found.copies, len(found.ratio)),
     )
+
+
+def words(judge: Extractor, seen: Statistics, prompts: Sequence[Any], seed: int = 0) -> dict[str, Interval]:
+    """CLIP score and R-precision of what the judge has seen, one prompt a picture; none where prompts do not differ."""
+    told = [prompts[row] for row in seen.rows.tolist()]
+    several = len({p for p in told if isinstance(p, str)}) > 1
+    return alignment(judge.clip, seen.kept, told, seed) if several else {}
+
+
+def words_of(
+    judge: Extractor, pictures: Iterable[Tensor], prompts: Sequence[Any], seed: int = 0
+) -> dict[str, Interval]:
+    """`words` of the real pictures uint8 (B, H, W, 3) that the prompts were taken from: what the judge makes of them.
+
+    A judge that does not find its own words in real pictures says nothing of made ones.
+    """
+    return words(judge, collect(map(judge, pictures), judge.dim), prompts, seed)
 
 
 def is_exact(source: Source, prompts: Sequence[Any], size: tuple[int, int]) -> bool:
@@ -147,22 +167,23 @@ def copied(autoencoder: Any, pictures: Iterable[Tensor], extractor: Extractor, s
     The interval of the distance draws originals together with their copies: both sides are of the same pictures.
     """
     device = next(autoencoder.parameters()).device
-    near, alike, originals, found = [], [], [], []
-    pairs: list[tuple[Tensor, Tensor]] = []
+    near, alike, pairs = [], [], []
+    ours, theirs = (Collector(extractor.dim) for _ in range(2))
     for batch in pictures:
         x = batch.permute(0, 3, 1, 2).float().to(device) / 127.5 - 1
         made = autoencoder.decode(autoencoder.encode(x)).float().clamp(-1, 1).cpu()
         copies = ((made + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
         near.append(psnr(copies, batch))
         alike.append(ssim(copies, batch))
-        originals.append(extractor(batch))
-        found.append(extractor(copies))
+        ours.add(extractor(batch))
+        theirs.add(extractor(copies))
         pairs.extend(zip(batch[: 8 - len(pairs)], copies))
-    real, made = (collect(features, extractor.dim, extractor.about) for features in (originals, found))
+    real, made = (it.end(extractor.about) for it in (ours, theirs))
     distance = frechet(made.moments, real.moments)
     again = lambda rows: frechet(Moments.of(made.kept[rows]), Moments.of(real.kept[rows]))  # noqa: E731
     spread = bootstrap(distance, again, len(real.kept), draws=100 if extractor.dim <= 256 else 20, seed=seed)
-    whole = Interval(distance, max(0.0, spread.low), spread.high)
+    half = (spread.high - distance) * (len(real.kept) / real.n) ** 0.5  # as in frechet_interval
+    whole = Interval(distance, max(0.0, distance - half), distance + half)
     return Copied(whole, mean_of(torch.cat(near)), mean_of(torch.cat(alike)), pairs, notes_of(made, real), real.n)
 
 

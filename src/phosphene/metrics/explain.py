@@ -65,7 +65,7 @@ def explain(a: Source, b: Source, extractor: Extractor, n: int | None = None, se
             add("resize of one side", f"{WHOSE[how]}; the reference as it was", _distance(again[0], real))
     for quality in JPEG:
         add("JPEG of one side", f"the first through JPEG of quality {quality}", _distance(
-            _features([_jpeg(x, quality) for x in sides[0]], extractor), real))  # fmt: skip
+            _features([through_jpeg(x, quality) for x in sides[0]], extractor), real))  # fmt: skip
     for share in (2, 4):
         add("sample count", f"{len(made) // share} of the first", _distance(made[_some(made, share, seed)], real))
     half = _some(real, 2, seed)
@@ -111,7 +111,8 @@ def _some(features: Tensor, share: int, seed: int) -> Tensor:
     return order[: len(features) // share]
 
 
-def _jpeg(picture: Tensor, quality: int) -> Tensor:
+def through_jpeg(picture: Tensor, quality: int) -> Tensor:
+    """A picture uint8 (1, H, W, 3) as a JPEG of this quality gives it back."""
     data = io.BytesIO()
     Image.fromarray(picture[0].numpy()).save(data, "JPEG", quality=quality)
     return torch.from_numpy(np.array(Image.open(data)))[None]

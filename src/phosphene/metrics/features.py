@@ -1,9 +1,10 @@
 """What pictures are compared by: networks that turn a picture into D numbers, all of one contract.
 
+    clip              the small CLIP that comes with the package: 128 numbers, nothing to download (models/clip.md)
     thumbnails        the picture at 8×8 pixels: 192 numbers, no weights; sees colour and layout, not what is shown
     inception         Inception-v3 as TensorFlow had it, whose 2,048 numbers FID is defined on (Heusel et al. 2017)
     dinov2[:FOLDER]   the class token of a DINOv2, through transformers (Oquab et al. 2023; Stein et al. 2023)
-    anything else     a CLIP that `phosphene.load` reads: what its picture tower gives, projected
+    anything else     another CLIP that `phosphene.load` reads: what its picture tower gives, projected
 
 A distance is only worth something between pictures that went the same way, so the way is part of the contract: name,
 checksum of the weights, size, and how pictures are brought to it.
@@ -26,7 +27,7 @@ from torch import Tensor, nn
 from ..errors import Problem, unknown
 from .resize import RESIZES, resize
 
-DEFAULT = "thumbnails"
+DEFAULT = "clip"
 PUBLISHED = "6726825d"  # how the SHA-256 of the published Inception-v3 begins, as both of its addresses say
 ADDRESSES = (
     "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth",
@@ -122,7 +123,8 @@ def of_inception(file: str | Path, device: str = "cpu") -> Extractor:
     digest = file_digest(file)
     name = "Inception" if digest.startswith(PUBLISHED) else f"Inception weights {digest[:8]}"
     features = lambda x: net((x.to(device) - 128) / 128)[0]  # noqa: E731
-    return Extractor(name, 2048, Inception.size, digest[:12], features, classes=net.fc.weight.detach().cpu())
+    classes = net.fc.weight.detach().cpu() if name == "Inception" else None  # other weights give no inception score
+    return Extractor(name, 2048, Inception.size, digest[:12], features, classes=classes)
 
 
 def inception_file() -> Path:
@@ -173,11 +175,11 @@ def of_clip(path: str, device: str = "cpu") -> Extractor:
     from ..weights.load import load
 
     if path not in shipped() and not Path(path).exists():
-        known = "thumbnails, inception, dinov2, or the file, folder or run of a CLIP"
+        known = "clip, thumbnails, inception, dinov2, or the file, folder or run of a CLIP"
         raise Problem(f"unknown features {path!r}: neither a file nor one of {known}")
     clip = load(path)
     if not isinstance(clip, ClipSystem) or clip.image is None:
-        known = "thumbnails, inception, dinov2, or a CLIP with a picture tower"
+        known = "clip, thumbnails, inception, dinov2, or a CLIP with a picture tower"
         raise Problem(f"{path} holds a {type(clip).__name__}, which gives no features of pictures; {known} would")
     clip = clip.eval().requires_grad_(False).to(device)
     size = None if clip.look is None else clip.look.size
@@ -185,7 +187,8 @@ def of_clip(path: str, device: str = "cpu") -> Extractor:
     with torch.no_grad():
         dim = features(torch.zeros(1, 3, size or 32, size or 32)).shape[1]
     digest = state_digest(clip)
-    return Extractor(f"CLIP {Path(path).stem} {digest[:8]}", dim, size, digest[:12], features, clip=clip)
+    name = "our CLIP" if path in shipped() else f"CLIP {Path(path).stem}"
+    return Extractor(f"{name} {digest[:8]}", dim, size, digest[:12], features, clip=clip)
 
 
 def of_dinov2(folder: str, device: str = "cpu") -> Extractor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -23,7 +25,7 @@ def inception_score(logits: Tensor, *, splits: int = 10, seed: int | None = 0) -
     scores = []
     for i in range(splits):
         part = log_p[i * n // splits : (i + 1) * n // splits]
-        marginal = part.logsumexp(0) - torch.tensor(len(part)).log()  # log p(y)
+        marginal = part.logsumexp(0) - math.log(len(part))  # log p(y)
         scores.append((part.exp() * (part - marginal)).sum(1).mean().exp())
     values = torch.stack(scores)
     return Spread(float(values.mean()), float(values.std(correction=0)))

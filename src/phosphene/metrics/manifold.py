@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from ..errors import Problem
+from .interval import Interval, bootstrap
 
 CHUNK = 2048  # rows of a distance matrix at once
+GROUPS = 50  # of made pictures, which intervals draw as wholes
 
 
 class Manifold(NamedTuple):
@@ -28,24 +30,61 @@ class Manifold(NamedTuple):
     coverage: float
 
 
+class _Near(NamedTuple):
+    """Who lies in whose ball, by groups of made pictures: picture j is of group j mod G.
+
+    size, good, balls   (G,): pictures of the group, how many lie in a real ball, in how many of them together
+    recalls, covers     (N, G): whether one of the group has the real picture in its ball, or lies in that one's ball
+    """
+
+    size: Tensor
+    good: Tensor
+    balls: Tensor
+    recalls: Tensor
+    covers: Tensor
+
+    def of(self, groups: Tensor, k: int) -> Manifold:
+        """The four numbers of these groups' pictures."""
+        n = float(self.size[groups].sum())
+        recall, coverage = (float(m[:, groups].any(1).double().mean()) for m in (self.recalls, self.covers))
+        return Manifold(float(self.good[groups].sum()) / n, recall, float(self.balls[groups].sum()) / (k * n), coverage)
+
+
 def manifold(real: Tensor, made: Tensor, k: int = 5) -> Manifold:
     """The four numbers of features (N, D) and (M, D). Raises Problem unless both sets have more than k."""
+    return _near(real, made, k, groups=1).of(torch.tensor([0]), k)
+
+
+def manifold_intervals(real: Tensor, made: Tensor, k: int = 5, *, seed: int = 0) -> dict[str, Interval]:
+    """{name: its Interval}, by bootstrap: made pictures are drawn again in GROUPS groups, the real ones stay.
+
+    The balls stay as they are too; no number leaves what it can be: from 0, and shares to 1.
+    """
+    near, found = _near(real, made, k, groups=min(GROUPS, len(made))), {}
+    every = torch.arange(len(near.size))
+    for i, (name, value) in enumerate(near.of(every, k)._asdict().items()):
+        it = bootstrap(value, lambda rows, i=i: near.of(rows, k)[i], len(every), draws=100, seed=seed)
+        most = max(value, float("inf") if name == "density" else 1.0)
+        found[name] = Interval(value, max(0.0, it.low), min(most, it.high))
+    return found
+
+
+def _near(real: Tensor, made: Tensor, k: int, groups: int) -> _Near:
     if not 1 <= k < min(len(real), len(made)):
         raise Problem(f"k={k} neighbours of {len(real)} real and {len(made)} made pictures: more than k are wanted")
     real, made = real.double(), made.double()
     around_real, around_made = radii(real, k), radii(made, k)
-    inside, density, recalled = 0, 0, torch.zeros(len(real), dtype=torch.bool)
-    nearest = torch.full((len(real),), torch.inf, dtype=torch.float64)
-    for part, radius in zip(made.split(CHUNK), around_made.split(CHUNK)):
+    numbers = [torch.zeros(groups, dtype=torch.int64) for _ in range(3)]
+    hits = [torch.zeros(len(real), groups, dtype=torch.int32) for _ in range(2)]
+    which = torch.arange(len(made)) % groups
+    for part, radius, group in zip(made.split(CHUNK), around_made.split(CHUNK), which.split(CHUNK)):
         d = torch.cdist(real, part)  # (N, chunk)
         within = d < around_real[:, None]
-        inside += int(within.any(0).sum())
-        density += int(within.sum())
-        recalled |= (d < radius).any(1)
-        nearest = torch.minimum(nearest, d.min(1).values)
-    covered = (nearest < around_real).double().mean()
-    share = float(recalled.double().mean())
-    return Manifold(inside / len(made), share, density / (k * len(made)), float(covered))
+        for into, value in zip(numbers, (torch.ones(len(part)), within.any(0), within.sum(0))):
+            into.index_add_(0, group, value.long())
+        for table, inside in zip(hits, (d < radius, within)):
+            table.index_add_(1, group, inside.int())
+    return _Near(*numbers, *(table > 0 for table in hits))
 
 
 def radii(features: Tensor, k: int) -> Tensor:

@@ -21,6 +21,7 @@ STYLE = """
 h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2rem } .wide { overflow-x: auto }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums } td, th { padding: .25rem .9rem .25rem 0; text-align: right;
 border-bottom: 1px solid #8884; white-space: nowrap } td:first-child, th:first-child { text-align: left }
+td.said { white-space: normal; max-width: 22rem } td img { vertical-align: middle }
 img { max-width: 100%; image-rendering: pixelated } figure { margin: 1rem 0 } figcaption, .note { color: #888 }
 svg text { font: 12px system-ui, sans-serif; fill: currentColor }
 """  # noqa: E501
@@ -48,12 +49,16 @@ class Page:
         self.parts.append(f"<div class=wide><table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table></div>")
 
     def picture(self, image: Image.Image, caption: str = "") -> None:
-        data = io.BytesIO()
-        image.save(data, "PNG")
-        source = f"data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}"
-        alt = html.escape(caption, quote=True)
         under = f"<figcaption>{html.escape(caption)}</figcaption>"
-        self.parts.append(f'<figure><img src="{source}" alt="{alt}" width="{image.width}">{under}</figure>')
+        self.parts.append(f"<figure>{_img(image, caption, image.width)}{under}</figure>")
+
+    def gallery(self, head: Sequence[str], rows: Iterable[tuple[str, Sequence[Image.Image]]]) -> None:
+        """A row a caption, a column of `head` a picture, all 128 pixels wide."""
+        lines = ["".join(f"<th>{html.escape(word)}</th>" for word in ("", *head))]
+        for caption, images in rows:
+            cells = "".join(f"<td>{_img(image, caption, 128)}</td>" for image in images)
+            lines.append(f"<td class=said>{html.escape(caption)}</td>{cells}")
+        self.parts.append(f"<div class=wide><table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table></div>")
 
     def curves(self, lines: Mapping[str, Sequence[tuple[float, float]]], across: str, up: str, **how: Any) -> None:
         self.parts.append(f"<figure>{curves(lines, across, up, **how)}</figure>")
@@ -64,6 +69,13 @@ class Page:
         body = "\n".join(self.parts)
         whole = f"<!doctype html><html lang=en><head>{head}<title>{html.escape(self.title)}</title></head>\n"
         return written(path, f"{whole}<body>\n{body}\n</body></html>\n")
+
+
+def _img(image: Image.Image, alt: str, width: int) -> str:
+    data = io.BytesIO()
+    image.save(data, "PNG")
+    source = f"data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}"
+    return f'<img src="{source}" alt="{html.escape(alt, quote=True)}" width="{width}">'
 
 
 def written(path: Path, text: str) -> Path:

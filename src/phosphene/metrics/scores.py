@@ -10,7 +10,7 @@ from ..errors import Problem
 from .inception_score import inception_score
 from .interval import Interval, frechet_interval
 from .kernel import kernel_distance
-from .manifold import Manifold, manifold
+from .manifold import manifold_intervals
 from .statistics import MADE_ALIKE, Statistics
 
 LITTLE = 2048  # pictures below which a Fréchet distance is a rough figure
@@ -19,19 +19,21 @@ NEIGHBOURS = 5
 
 @dataclass
 class Scores:
-    """frechet, kernel: distances, lower is better; the rest is higher is better. `notes`: what to know of them."""
+    """frechet, kernel: distances, lower is better; the rest is higher is better. `notes`: what to know of them.
+
+    manifold   precision, recall, density, coverage; empty where there are too few pictures
+    """
 
     frechet: Interval
     kernel: Interval
-    manifold: Manifold | None = None
+    manifold: dict[str, Interval] = field(default_factory=dict)
     inception_score: Interval | None = None
     notes: list[str] = field(default_factory=list)
 
     def plain(self) -> dict:
         """As JSON has it."""
         found: dict = {"frechet": self.frechet._asdict(), "kernel": self.kernel._asdict(), "notes": self.notes}
-        if self.manifold:
-            found |= self.manifold._asdict()
+        found |= {name: it._asdict() for name, it in self.manifold.items()}
         if self.inception_score:
             found["inception_score"] = self.inception_score._asdict()
         return found
@@ -52,7 +54,7 @@ def scores(made: Statistics, real: Statistics, classes: Tensor | None = None, se
     return Scores(
         frechet_interval(made.moments, made.kept, real.moments, seed=seed),
         _around(*kernel),
-        manifold(real.kept, made.kept, NEIGHBOURS) if enough else None,
+        manifold_intervals(real.kept, made.kept, NEIGHBOURS, seed=seed) if enough else {},
         None if classes is None else _around(*inception_score(made.kept @ classes.T, splits=min(10, len(made.kept)))),
         notes_of(made, real),
     )

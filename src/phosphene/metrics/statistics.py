@@ -50,21 +50,39 @@ def collect(
 
     Raises Problem for fewer than two pictures.
     """
-    moments, rng = Moments(dim), random.Random(seed)
-    kept, rows = torch.empty(0, dim), torch.empty(0, dtype=torch.int64)
+    collector = Collector(dim, keep, seed)
     for batch in features:
-        first = moments.n
-        moments.add(batch)
-        room = max(0, keep - len(kept))
-        kept = torch.cat([kept, batch[:room].float()])
-        rows = torch.cat([rows, torch.arange(first, first + len(batch[:room]))])
+        collector.add(batch)
+    return collector.end(about)
+
+
+class Collector:
+    """What `collect` keeps, for features of several kinds that come at once.
+
+    Which ones are kept depends on their number and the seed alone: two collectors of the same pictures keep the same.
+    """
+
+    def __init__(self, dim: int, keep: int = KEEP, seed: int = 0):
+        self.moments, self.keep, self.rng = Moments(dim), keep, random.Random(seed)
+        self.kept, self.rows = torch.empty(0, dim), torch.empty(0, dtype=torch.int64)
+
+    def add(self, batch: Tensor) -> None:
+        """Features (B, dim)."""
+        room, first = max(0, self.keep - len(self.kept)), self.moments.n
+        self.moments.add(batch)
+        if room:
+            self.kept = torch.cat([self.kept, batch[:room].float()])
+            self.rows = torch.cat([self.rows, torch.arange(first, first + len(batch[:room]))])
         for i in range(room, len(batch)):
-            place = rng.randrange(first + i + 1)
-            if place < keep:
-                kept[place], rows[place] = batch[i].float(), first + i
-    if moments.n < 2:
-        raise Problem(f"statistics want at least 2 pictures, not {moments.n}")
-    return Statistics(moments, kept, rows, dict(about or {}))
+            place = self.rng.randrange(first + i + 1)
+            if place < self.keep:
+                self.kept[place], self.rows[place] = batch[i].float(), first + i
+
+    def end(self, about: dict[str, str] | None = None) -> Statistics:
+        """Raises Problem for fewer than two pictures."""
+        if self.moments.n < 2:
+            raise Problem(f"statistics want at least 2 pictures, not {self.moments.n}")
+        return Statistics(self.moments, self.kept, self.rows, dict(about or {}))
 
 
 def save(statistics: Statistics, path: str | Path) -> Path:
