@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from phosphene.data.scenes import Scenes
+from phosphene.data.scenes.told import LABELS, WORDS
 from phosphene.diffusion.denoiser import Denoiser
 from phosphene.diffusion.schedule import Cosine, Flow, Geometric, Linear
 from phosphene.nets.autoencoder import (
@@ -16,35 +17,46 @@ from phosphene.nets.autoencoder import (
     PatchDiscriminator,
     Thumbnail,
 )
+from phosphene.nets.classifier import MeanHead, NoisyClassifier
 from phosphene.nets.dit import DiT
-from phosphene.nets.layers import ScaleShiftResBlock, SpatialTransformer
+from phosphene.nets.joint import JointAttention2d
+from phosphene.nets.layers import AddedTimeEmbedding, ScaleShiftResBlock, SpatialTransformer
 from phosphene.nets.patched import Patched
 from phosphene.nets.quantize import VqAutoencoder
 from phosphene.nets.transformer import TextTransformer, VisionTransformer
 from phosphene.nets.unet import UNet
+from phosphene.parts import again
 from phosphene.systems.autoencoder import AutoencoderSystem
 from phosphene.systems.base import Batch, System
 from phosphene.systems.binomial import Binomial
+from phosphene.systems.classifier import Classifier
 from phosphene.systems.clip import ClipSystem
+from phosphene.systems.clip_noised import NoisedClip
 from phosphene.systems.ddpm import Ddpm
 from phosphene.systems.decoder import DiffusionDecoder
+from phosphene.systems.glide import ClipEncoder, Inpaint, InpaintUpscaler, Likeness, inpainting
 from phosphene.systems.latent import Latent
 from phosphene.systems.upscale import Upscaler
 from phosphene.systems.vq import VqSystem
 from phosphene.text.encoders import ClassEncoder, TextEncoder
+from phosphene.text.glide import GlideEncoder, GlideTokenizer
+from phosphene.text.layout import LayoutEncoder
+from phosphene.text.maps import MapEncoder
 from phosphene.text.tokenizer import Tokenizer
 
 W = 16
 
 
 def eight(kind: str = "caption") -> Batch:
-    """Eight scenes of 32×32 with their captions, their numbers as classes, or nothing."""
+    """Eight scenes of 32×32 with their captions, their numbers as classes, their layouts, their maps, or nothing."""
     import numpy as np
 
-    rows = [Scenes(n=8, objects=(1, 1))[i] for i in range(8)]
+    source = Scenes(n=8, objects=(1, 1))
+    rows = [source[i] for i in range(8)]
     pictures = torch.from_numpy(np.stack([np.asarray(r.image) for r in rows])).permute(0, 3, 1, 2) / 127.5 - 1
-    prompts = {"caption": [r.captions[0] for r in rows], "label": list(range(8)), "none": [None] * 8}[kind]
-    return Batch(pictures, prompts, torch.arange(8))
+    prompts = {"caption": [r.captions[0] for r in rows], "label": list(range(8)), "none": [None] * 8}
+    prompts |= {told: [tell(r) for r in rows] for told, tell in source.tells.items()}
+    return Batch(pictures, prompts[kind], torch.arange(8))
 
 
 def text_encoder() -> TextEncoder:
@@ -135,7 +147,89 @@ def ddpm_learned() -> Ddpm:
     return Ddpm(denoiser, size=32, steps=10, options={"variance": "learned"})
 
 
+def tower(numbers: int, channels: int = 3, size: int = 32) -> NoisyClassifier:
+    return NoisyClassifier(channels, numbers, size, (W, 2 * W), 1, (0, 1), W, head=MeanHead)
+
+
+def classifier() -> Classifier:
+    return Classifier(tower(8), Cosine(zero_snr=True))
+
+
+def classifier_of_latents() -> Classifier:
+    return Classifier(tower(8, 8, 8), Flow(), autoencoder=autoencoder())
+
+
+def clip_noised() -> NoisedClip:
+    return NoisedClip(text_encoder(), tower(2 * W), Cosine(zero_snr=True))
+
+
+def glide() -> Ddpm:
+    words = text_encoder().tokenizer
+    encoder = GlideEncoder(
+        TextTransformer(len(words), 2 * W, 1, 2, 16), 4 * W, GlideTokenizer(words.arguments["table"])
+    )
+    net = UNet(
+        3, 6, (W, 2 * W, 2 * W), 1, (0, 0, 1), head_dim=W, context_dim=2 * W, vector_dim=4 * W,
+        block=ScaleShiftResBlock, attend=JointAttention2d, time=AddedTimeEmbedding,
+    )  # fmt: skip
+    return Ddpm(Denoiser(net, Linear(), learned_variance=True), encoder, size=32, sampler="ddim", steps=10)
+
+
+def glide_upscaler(small: int = 8) -> Upscaler:
+    base = glide()
+    net = again(base.denoiser.net, in_channels=6)
+    return Upscaler(Denoiser(net, Linear(), learned_variance=True), base.encoder, 32, small, sampler="ddim", steps=4)
+
+
+def glide_inpaint() -> Inpaint:
+    return inpainting(glide())
+
+
+def glide_inpaint_upscaler() -> InpaintUpscaler:
+    return inpainting(glide_upscaler())
+
+
+def glide_like() -> Likeness:
+    base = glide()
+    return again(base, Likeness, encoder=ClipEncoder(clip(), 2 * W, 4 * W, 2 * W), size=16)
+
+
+def latent_vq_class() -> Latent:
+    """A class as a token, attended to; latents before the codebook."""
+    ae = vq().autoencoder
+    VqSystem(ae).loss(eight("none"))  # the codebook begins on the data
+    ae.measure(eight("none").image)
+    net = UNet(
+        4, 4, (2 * W, 2 * W), 1, (1, 1), head_dim=W, context_dim=W, vector_dim=W, block=ScaleShiftResBlock,
+        attend=SpatialTransformer,
+    )  # fmt: skip
+    return Latent(Denoiser(net, Flow(), "flow"), ae, ClassEncoder(8, W, tokens=True), size=32, steps=10, guidance=1.0)
+
+
+def latent_layout() -> Latent:
+    net = UNet(
+        8, 8, (2 * W, 2 * W), 1, (1, 1), head_dim=W, context_dim=2 * W, vector_dim=2 * W,
+        block=ScaleShiftResBlock, attend=SpatialTransformer,
+    )  # fmt: skip
+    encoder = LayoutEncoder(WORDS, 2 * W, 1, 2)
+    return Latent(Denoiser(net, Flow(), "flow"), autoencoder(), encoder, size=32, steps=10, guidance=1.0)
+
+
+def latent_map() -> Latent:
+    encoder = MapEncoder(LABELS, 8)
+    net = UNet(8 + encoder.shown, 8, (2 * W, 2 * W), 1, (0, 1), head_dim=W, block=ScaleShiftResBlock)
+    return Latent(Denoiser(net, Flow(), "flow"), autoencoder(), encoder, size=32, steps=10, guidance=1.0)
+
+
 SYSTEMS = {
+    "glide": (glide, "caption"),
+    "glide_upscaler": (glide_upscaler, "caption"),
+    "glide_inpaint": (glide_inpaint, "caption"),
+    "glide_inpaint_upscaler": (glide_inpaint_upscaler, "caption"),
+    "glide_like": (glide_like, "caption"),
+    "classifier": (classifier, "label"),
+    "classifier_of_latents": (classifier_of_latents, "label"),
+    "clip_noised": (clip_noised, "caption"),
     "binomial": (binomial, "none"),
     "ncsn": (ncsn, "none"),
     "ddpm_learned": (ddpm_learned, "none"),
@@ -151,8 +245,12 @@ SYSTEMS = {
     "vq": (vq, "none"),
     "enlarger": (enlarger, "none"),
     "diffusion_decoder": (diffusion_decoder, "none"),
+    "latent_vq_class": (latent_vq_class, "label"),
+    "latent_layout": (latent_layout, "layout"),
+    "latent_map": (latent_map, "map"),
 }
-GENERATE = ["ncsn", "ddpm_learned", "ddpm", "ddpm_class", "latent", "latent_dit"]
+GENERATE = ["glide", "ncsn", "ddpm_learned", "ddpm", "ddpm_class", "latent", "latent_dit"]
+GENERATE += ["latent_vq_class", "latent_layout", "latent_map"]
 
 
 def made(name: str, seed: int = 0) -> tuple[System, Batch]:

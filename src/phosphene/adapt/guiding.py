@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -31,15 +32,16 @@ class Guiding(Worn):
         self.guides.remove(self)
 
 
-def guide(system: nn.Module, file: str | Path, strength: float = 1.0) -> Guiding:
+def guide(system: nn.Module, file: str | Path, strength: float = 1.0, **told: Any) -> Guiding:
     """Puts on the guide in a file or a run's folder: a Classifier, a NoisedClip, or a classifier of ADM's.
 
+    told  what a checkpoint does not say, as `phosphene.load` is told it
     Raises Problem where the file holds none, or where the system is not one that guides steer.
     """
     if not isinstance(getattr(system, "guides", None), list):
         raise Problem(f"guides steer diffusion; a {type(system).__name__} takes none")
     path = bundle.find(file)
-    loaded = frozen(guide_of(load(path), system.denoiser.schedule, str(file))).to(system.device)
+    loaded = frozen(guide_of(load(path, **told), system.denoiser.schedule, str(file))).to(system.device)
     on = Guiding(loaded, strength)
     on.put(system, path.parent.name if path.name == "model.safetensors" else path.stem, path)
     return on
