@@ -57,11 +57,13 @@ class LabelMap:
         regular(text)
         try:
             with Image.open(Path(text)) as image:
-                if image.mode not in ("L", "P") or max(image.size) > LARGEST:
-                    raise Problem(f"{text}: a picture of mode {image.mode}, {image.size}; {LOOKS} was expected")
-                return cls.of(np.asarray(image))
+                mode, size = image.mode, image.size
+                labels = np.asarray(image) if mode in ("L", "P") and max(size) <= LARGEST else None
         except (OSError, ValueError, UnidentifiedImageError, Image.DecompressionBombError):
             raise Problem(f"map {text!r} cannot be read; {LOOKS} was expected") from None
+        if labels is None:
+            raise Problem(f"{text}: a picture of mode {mode}, {size[0]}x{size[1]} pixels; {LOOKS} was expected")
+        return cls.of(labels)
 
     @property
     def array(self) -> np.ndarray:

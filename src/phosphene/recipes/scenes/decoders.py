@@ -223,8 +223,8 @@ def _plan(
     )  # fmt: skip
 
 
-def copied(system: System, pictures: Tensor, seed: int = 0, at_once: int = 64) -> Tensor:
-    """Pictures (N, 3, H, W) made small, or latents, and decoded again by the system, on the CPU."""
+def copied(system: System, pictures: Tensor, seed: int = 0, at_once: int = 64, **how: Any) -> Tensor:
+    """Pictures (N, 3, H, W) made small, or latents, and decoded again, on the CPU; how: as `generate` takes it."""
     import torch
 
     from phosphene.systems.upscale import Upscaler
@@ -235,7 +235,7 @@ def copied(system: System, pictures: Tensor, seed: int = 0, at_once: int = 64) -
         if isinstance(system, Upscaler):
             seeds = list(range(seed + first, seed + first + len(part)))
             told = "image" if type(system) is Upscaler else "latents"
-            *_, last = system.generate([None] * len(part), seeds=seeds, **{told: system.stand_in(part)})
+            *_, last = system.generate([None] * len(part), seeds=seeds, **{told: system.stand_in(part)}, **how)
             made.append(last.picture().cpu())
         else:
             with torch.no_grad():
