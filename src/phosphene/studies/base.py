@@ -82,11 +82,15 @@ class Found:
 
 @dataclass(frozen=True)
 class Job:
-    """What a study is given: its trained systems by the names of its needs, how many pictures to make, a seed."""
+    """What a study is given: its trained systems by the names of its needs, how many pictures to make, a seed.
+
+    runs  the folders that the systems were trained in, by the same names
+    """
 
     systems: dict[str, System]
     n: int
     seed: int
+    runs: dict[str, Path] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -109,8 +113,9 @@ class Study:
         if n < 2:
             raise Problem(f"n={n}: at least 2 pictures a setting are wanted")
         began, found = time.time(), None
-        systems = {name: bundle.load(need.at(runs)).eval() for name, need in self.needs.items()}
-        for it in self.measured(Job(systems, n, seed)):
+        folders = {name: need.at(runs) for name, need in self.needs.items()}
+        systems = {name: bundle.load(folder).eval() for name, folder in folders.items()}
+        for it in self.measured(Job(systems, n, seed, folders)):
             if isinstance(it, Found):
                 found = it
             else:
