@@ -40,11 +40,11 @@ OPTIONS = {"lr": 3e-3, "warmup": 2, "log_every": 1, "checkpoint_every": 2, "keep
 class Rows:
     """Stands in for Batches, for any system: slot s of step k holds rows of the system's own eight pictures."""
 
-    def __init__(self, pictures: Batch, slots: int = 2, batch: int = 1, seed: int = 0) -> None:
-        self.pictures, self.slots, self.batch, self.seed = pictures, slots, batch, seed
+    def __init__(self, pictures: Batch, slots: int, batch: int) -> None:
+        self.pictures, self.slots, self.batch = pictures, slots, batch
 
     def at(self, step: int, slot: int) -> Batch:
-        rows = random.Random(f"{self.seed} {step} {slot}").sample(range(len(self.pictures.image)), self.batch)
+        rows = random.Random(f"{step} {slot}").sample(range(len(self.pictures.image)), self.batch)
         return taken(self.pictures, rows)
 
     def stream(self, start: int = 0, workers: int = 0, slots=None):
@@ -90,9 +90,10 @@ def trained(pipe, name: str, out: str, place: int | None, options: dict) -> None
     system, pictures = made(name)
     if place is not None:
         _stop_at(place, Path(out) / "checkpoints", lambda: pipe.send("stopped"))
+    data = Rows(pictures, 1, 2) if system.indivisible else Rows(pictures, 2, 1)
     pipe.send(0)
     pipe.recv()
-    for progress in train(system, Rows(pictures), out=out, resume=True, save=no_bundle, **(OPTIONS | options)):
+    for progress in train(system, data, out=out, resume=True, save=no_bundle, **(OPTIONS | options)):
         pipe.send(progress.step)
         pipe.recv()
     pipe.send("ended")
@@ -176,7 +177,7 @@ class Training:
         while self.pipe.poll(60):  # what it said before it died
             try:
                 assert self.pipe.recv() != "ended"
-            except EOFError:
+            except (EOFError, ConnectionResetError):
                 return
         raise AssertionError("it does not die")
 

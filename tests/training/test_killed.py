@@ -15,30 +15,35 @@ from systems.small import SYSTEMS
 PLACES = 14  # what Python does to files in the writing of a checkpoint; more where an old one is removed
 
 
-def killed_and_resumed(name: str, folder: Path, steps: int, kills: int, writes: list[int]) -> None:
-    """`kills` times at a random moment of a step, at the places `writes` of a checkpoint's write, in a random order."""
+def killed_and_resumed(name: str, folder: Path, steps: int, every: int, kills: int, writes: list[int]) -> None:
+    """`kills` times at a random moment of a step, at the places `writes` of a checkpoint's write, in a random order.
+
+    Every process that is killed in a step has written a checkpoint before, so that the next one does go on with it.
+    """
+    options = {"steps": steps, "checkpoint_every": every}
     rng, out = random.Random(f"killed {name}"), folder / "killed"
     places = [*writes, rng.randint(1, PLACES)]
 
     def once(place: int | None) -> int:
         if place is None:
-            return killed_in_a_step(name, out, rng.randrange(2), rng.random(), steps=steps)
-        return killed_in_a_write(name, out, place, steps=steps)
+            return killed_in_a_step(name, out, rng.randint(every, every + 1), rng.random(), **options)
+        return killed_in_a_write(name, out, place, **options)
 
     died = [once(place) for place in rng.sample(places + [None] * kills, len(places) + kills)]
-    assert whole(name, out, steps=steps) == whole(name, folder / "whole", steps=steps), f"it died after steps {died}"
+    assert kills <= int(checkpoint.found(out / "checkpoints")[0].name[5:]) < steps
+    assert whole(name, out, **options) == whole(name, folder / "whole", **options), f"it died after steps {died}"
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_killed_and_resumed(name, tmp_path):
-    killed_and_resumed(name, tmp_path, steps=10, kills=3, writes=[HALF])
+    killed_and_resumed(name, tmp_path, steps=12, every=1, kills=3, writes=[HALF])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_killed_twenty_times(name, tmp_path):
     """And at every place of a checkpoint's write."""
-    killed_and_resumed(name, tmp_path, steps=72, kills=20, writes=list(range(PLACES + 1)))
+    killed_and_resumed(name, tmp_path, steps=150, every=2, kills=20, writes=list(range(PLACES + 1)))
 
 
 def test_what_a_kill_leaves(tmp_path):

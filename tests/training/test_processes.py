@@ -53,7 +53,7 @@ def test_the_same_rows(name, folder):
 @pytest.mark.parametrize("name", RUNS)
 def test_the_same_gradient(name, folder):
     """Of the first step, as AdamW's mean of it holds it, and of the last: Adam makes a little more of rounding."""
-    for step, most in ((1, 1e-5), (STEPS, 1e-3)):
+    for step, most in ((1, 1e-6), (STEPS, 1e-4)):
         one, two = both(folder, name, step, "optimizer")
         assert one.keys() == two.keys()
         for turn in {key.split("/")[0] for key in one}:
@@ -61,7 +61,9 @@ def test_the_same_gradient(name, folder):
                 torch.cat([v.flatten() for k, v in sorted(o.items()) if k.startswith(turn) and k.endswith("exp_avg")])
                 for o in (one, two)
             ]
-            assert (means[0] - means[1]).norm() <= most * means[0].norm(), f"{turn}, step {step}"
+            apart = float((means[0] - means[1]).norm() / means[0].norm())
+            print(f"{name}, {turn}, step {step}: two processes differ by {apart:.1e} of the gradient")
+            assert apart <= most, f"{turn}, step {step}"
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -69,9 +71,10 @@ def test_the_same_gradient(name, folder):
 def test_the_same_weights(name, file, folder):
     one, two = both(folder, name, STEPS, file)
     assert one.keys() == two.keys()
-    for key, value in one.items():
-        if key != "seen":  # counts what its own process has seen
-            assert (value - two[key]).abs().max() <= 1e-4 * (1 + value.abs().max()), key
+    keys = one.keys() - {"seen"}  # counts what its own process has seen
+    apart = max(float((one[key] - two[key]).abs().max()) for key in keys)
+    print(f"{name}, {file}: two processes differ by at most {apart:.1e}")
+    assert apart <= 2e-6
 
 
 @pytest.mark.parametrize("name", RUNS)
