@@ -97,6 +97,26 @@ def test_emoji(runs, table):
     assert phosphene.generate("东西3", seed=1, model=parts / "emoji.latent", steps=2).size == (64, 64)
 
 
+def test_clip_small(runs, table):
+    """What ships as `clip`, in two goes; what is worsened says so, and nothing else does."""
+    from phosphene.data.scenes import Scenes
+    from phosphene.recipes.clip import WORSE, Worsened, worsened
+
+    data, knobs = f"emoji:path={table},styles=noto|twemoji", dict(styles="noto|twemoji", steps=1, batch=8, scenes=8)
+    trained("clip.small", runs / "clip.first", data=data, worse=0.0, **knobs)
+    notes = trained("clip.small", runs / "clip.small", data=data, start=runs / "clip.first", **knobs)
+    assert [n for n in notes if n.startswith("- zero-shot Chinese name")]
+    first, then = (phosphene.load(runs / name) for name in ("clip.first", "clip.small"))
+    assert first.text.tokenizer.arguments == then.text.tokenizer.arguments
+    source = Worsened(Scenes(n=200, size=64), share=0.5)
+    words = [word for en, zh, *_ in WORSE.values() for word in (en, zh)]
+    said = [any(word in example.captions[0] for word in words) for example in map(source.__getitem__, range(200))]
+    changed = [not np.array_equal(source[i].image, source.source[i].image) for i in range(200)]
+    assert said == changed and 70 < sum(said) < 130
+    grey = Image.new("RGB", (64, 64), "grey")
+    assert 20 < np.asarray(worsened(grey, "noise", 25.0, 0), float).std() < 30
+
+
 def test_emoji_clip_without_held_rows(tmp_path, table):
     parquet = pytest.importorskip("pyarrow.parquet")
     rows = parquet.read_table(table)
