@@ -35,8 +35,8 @@ def small(
 
     phosphene train clip.small --data emoji:path=TABLE.parquet
 
-    The shipped CLIP was trained in two goes, with --worse 0 and then with --start, on a shared core of an Intel Xeon with
-    AMX, 35 minutes: zero-shot on 328 held-out rows, English name 51.8 %, Chinese name 50.3 % (models/clip.md).
+    The shipped CLIP was trained in two goes, with --worse 0 and then with --start, on a shared core of an Intel Xeon
+    with AMX, 35 minutes: zero-shot on 328 held-out rows, English name 51.8 %, Chinese name 50.3 % (models/clip.md).
 
     size    side of the pictures that it sees
     styles  which emoji, joined by |; "" is all
