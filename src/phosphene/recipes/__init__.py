@@ -47,6 +47,8 @@ RECIPES: dict[str, Callable[..., Recipe]] = {
     "emoji.autoencoder": emoji.autoencoder,
     "emoji.clip": emoji.clip,
     "emoji.latent": emoji.latent,
+    "emoji.glide": emoji.glide,
+    "emoji.glide_upscale": emoji.glide_upscale,
 }
 
 __all__ = ["RECIPES", "Plan", "Recipe", "recipe"]

@@ -17,11 +17,16 @@ def grid_of(prompts: Sequence[Prompt], **options: Any) -> Callable[[System], Ten
 
 
 def made_of(system: System, prompts: Sequence[Prompt], seed: int = 0, at_once: int = 64, **options: Any) -> Tensor:
-    """Pictures of the prompts (B, 3, H, W), seeds seed, seed + 1, …; `at_once` is the batch, and changes nothing."""
+    """Pictures of the prompts (B, 3, H, W), seeds seed, seed + 1, …; `at_once` is the batch, and changes nothing.
+
+    options   of `generate`; tensors, such as image and mask, have a row a prompt
+    """
     made = []
     for first in range(0, len(prompts), at_once):
-        part = list(prompts[first : first + at_once])
+        rows = slice(first, first + at_once)
+        part = list(prompts[rows])
         seeds = list(range(seed + first, seed + first + len(part)))
-        *_, last = system.generate(part, seeds=seeds, **options)
+        theirs = {name: value[rows] if isinstance(value, Tensor) else value for name, value in options.items()}
+        *_, last = system.generate(part, seeds=seeds, **theirs)
         made.append(last.picture())
     return torch.cat(made)

@@ -12,8 +12,7 @@ from phosphene.recipes.base import Plan, check_choice, every, recipe, source_of
 from phosphene.recipes.scenes.latent import PROMPTS
 
 if TYPE_CHECKING:
-    from phosphene.data.scenes import Score as Verdicts
-    from phosphene.recipes.scores import Score
+    from phosphene.data.scenes import Score
     from phosphene.systems.base import System
 
 DATA = "scenes:objects=1-2"
@@ -56,8 +55,9 @@ def glide(
     batches = cached(Batches(scenes, size=size, batch=batch, seed=seed, drop=drop))
     settings = dict(steps=steps, lr=lr, seed=seed, sample_every=every(steps, 2), score_every=every(steps, 4))
     return Plan(
-        system, batches, settings, sample=grid_of(PROMPTS * 2, steps=20), score=right_enlarged(min(judged, 60)),
-        report=lambda it: [f"- enlarged by bicubic, one object: {_told(right_enlarged(judged)(it))}"] if judged else [],
+        system, batches, settings, sample=grid_of(PROMPTS * 2, steps=20),
+        score=lambda it: {"right": read_enlarged(it, min(judged, 60)).rate} if judged else {},
+        report=lambda it: [f"- enlarged by bicubic, one object: right {read_enlarged(it, judged)}"] if judged else [],
         card="# scenes.glide\n\nGLIDE's base: scenes of 16×16 pixels, from words in English and Chinese.",
     )  # fmt: skip
 
@@ -192,35 +192,31 @@ def glide_like(
     return Plan(
         system, batches, settings, whole=lambda it: glide.swapped(0, it),
         score=lambda it: {"alike": alike(it, min(judged, 60))["alike"]} if judged else {},
-        report=lambda it: [f"- of {judged} test scenes: {_told(alike(it, judged))}"] if judged else [],
+        report=lambda it: [f"- of {judged} test scenes: {_shares(alike(it, judged))}"] if judged else [],
         card="# scenes.glide_like\n\nGLIDE's base, told a picture by its CLIP embedding.",
     )  # fmt: skip
 
 
-def right_enlarged(n: int) -> Score | None:
+def read_enlarged(system: System, n: int) -> Score:
     """How the exact parser reads n pictures of one object by a base, enlarged by bicubic: it reads none below 32×32."""
     from torch.nn import functional as F
 
     from phosphene.data.scenes import evaluate_prompts, score
     from phosphene.recipes.grids import made_of
 
-    prompts = evaluate_prompts("single", n) if n else []
-
-    def read(system: System) -> dict[str, float]:
-        large = F.interpolate(made_of(system, prompts), size=(32, 32), mode="bicubic").clamp(-1, 1)
-        judged = score(prompts, large)
-        return {"right": judged.rate, **{part: held / max(1, said) for part, (held, said) in judged.parts.items()}}
-
-    return read if prompts else None
+    prompts = evaluate_prompts("single", n)
+    large = F.interpolate(made_of(system, prompts), size=(32, 32), mode="bicubic")
+    return score(prompts, large.clamp(-1, 1), "single")
 
 
-def filled(system: System, n: int, seed: int = 0) -> Verdicts:
+def filled(system: System, n: int, seed: int = 0) -> Score:
     """n scenes of two objects, one erased with 2 pixels around it and drawn again, told what the whole shows."""
     import torch
 
     from phosphene.data.scenes import caption, render, score
     from phosphene.data.scenes.draw import SIZES, UNITS
     from phosphene.data.scenes.judge import evaluation_scenes
+    from phosphene.recipes.grids import made_of
 
     specs, scenes = zip(*evaluation_scenes("pair", n, seed))
     side = system.size
@@ -233,13 +229,7 @@ def filled(system: System, n: int, seed: int = 0) -> Verdicts:
         )
         hole[:, top:bottom, left:right] = 1
     prompts = [caption(spec, ("en", "zh")[i % 2]) for i, spec in enumerate(specs)]
-    made = []
-    for first in range(0, n, 64):
-        rows = slice(first, min(first + 64, n))
-        seeds = list(range(seed + rows.start, seed + rows.stop))
-        *_, end = system.generate(prompts[rows], seeds=seeds, image=pictures[rows], mask=holes[rows])
-        made.append(end.picture())
-    return score(specs, torch.cat(made), "pair")
+    return score(specs, made_of(system, prompts, seed, image=pictures, mask=holes), "pair")
 
 
 def alike(system: System, n: int, seed: int = 0) -> dict[str, float]:
@@ -249,15 +239,12 @@ def alike(system: System, n: int, seed: int = 0) -> dict[str, float]:
     """
     from phosphene.data.scenes import Scenes, parse
     from phosphene.data.scenes.draw import UNITS
+    from phosphene.recipes.grids import made_of
     from phosphene.recipes.parts import pictures_of
 
     scenes = Scenes(system.size, n, "test", (1, 1))
-    pictures, pairs = pictures_of(scenes, system.size), []
-    for first in range(0, n, 64):
-        some = pictures[first : first + 64]
-        seeds = list(range(seed + first, seed + first + len(some)))
-        *_, end = system.generate([None] * len(some), seeds=seeds, image=some)
-        pairs += [(scenes[first + i].meta["objects"][0], parse(x).scene or ()) for i, x in enumerate(end.picture())]
+    made = made_of(system, [None] * n, seed, image=pictures_of(scenes, system.size))
+    pairs = [(scenes[i].meta["objects"][0], parse(x).scene or ()) for i, x in enumerate(made)]
     same = [(a, b[0]) for a, b in pairs if len(b) == 1 and (a.shape, a.colour) == (b[0].shape, b[0].colour)]
     away = [max(abs(a.x - b.x), abs(a.y - b.y)) > UNITS / 8 for a, b in same]
     return {
@@ -267,5 +254,5 @@ def alike(system: System, n: int, seed: int = 0) -> dict[str, float]:
     }
 
 
-def _told(numbers: dict[str, float]) -> str:
+def _shares(numbers: dict[str, float]) -> str:
     return ", ".join(f"{name} {share:.1%}" for name, share in numbers.items())
