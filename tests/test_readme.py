@@ -22,6 +22,7 @@ from phosphene.cli.inspect import inspect
 from phosphene.cli.list import show
 from phosphene.cli.making import SHARED
 from phosphene.cli.replay import replay
+from phosphene.cli.show import VIEWS, place
 from phosphene.cli.train import _run, find
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -49,7 +50,9 @@ def test_every_command_can_be_typed(page):
     calls = commands(page)
     assert len(calls) > 8
     for name, *argv in calls:
-        if name != "train":
+        if name == "show":
+            options.parse(argv[1:], name, VIEWS[argv[0]], place)
+        elif name != "train":
             options.parse(argv, name, *COMMANDS[name])
         elif not argv[0].endswith(":mine") and "--help" not in argv:
             options.parse(argv[1:], name, find(argv[0]), _run)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
+import shlex
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +14,8 @@ from PIL import Image
 
 from phosphene import views
 from phosphene.cli import main
+from phosphene.cli.options import parse
+from phosphene.cli.show import VIEWS, place
 from phosphene.data.scenes import Scenes
 from phosphene.diffusion.denoiser import target
 from phosphene.errors import Problem
@@ -187,7 +192,8 @@ def test_models_are_compared_on_the_same_pictures(system):
     one, two = view.numbers.values()
     assert one == two and len(view.numbers) == 2
     [plot] = view.parts
-    assert len(plot.curves) == 4 and len(plot.curves[0].band) == len(plot.curves[0].points) == 3
+    assert [curve.name for curve in plot.curves[2:]] == ["constant", "line"]
+    assert len(plot.curves[0].band) == len(plot.curves[0].points) == 3
     low, value, high = plot.curves[0].band[0][0], plot.curves[0].points[0][1], plot.curves[0].band[0][1]
     assert low < value < high
 
@@ -320,6 +326,17 @@ def test_bad_input_is_one_line(argv, says, tiny_model, capsys):
     assert main(["show", *argv, *model]) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and says in err
+
+
+def test_the_page_shows_commands_that_can_be_typed():
+    page = (Path(__file__).resolve().parents[2] / "docs/views.md").read_text("utf-8").replace("\\\n", " ")
+    calls = re.findall(r"^(?: {4})?phosphene show (.+)$", page, re.MULTILINE)
+    assert len(calls) > 10
+    for what, *argv in (shlex.split(call, comments=True) for call in calls):
+        parse(argv, what, VIEWS[what], place)
+    for picture in re.findall(r"\((pictures/[\w-]+\.png)\)", page):
+        with Image.open(Path(__file__).resolve().parents[2] / "docs" / picture) as image:
+            assert "phosphene show" in json.loads(image.text[KEY])["command"]
 
 
 def test_help_names_the_views(capsys):

@@ -171,11 +171,13 @@ def _names(names: Sequence[str]) -> list[str]:
 
 
 def _yardsticks(found: dict[str, Levels]) -> list[Curve]:
-    """Constant and line, once where they are the same for all models, else of each."""
-    curves: dict[tuple, Curve] = {}
-    for name, f in found.items():
-        for kind, values in (("constant", f.constant), ("line", f.line)):
-            same = (kind, *(f"{v:.3g}" for v in values))
-            its = kind if len(found) == 1 else f"{kind}, {name}"
-            curves.setdefault(same, Curve(its, [*zip(f.logsnr, values)], dash=DASHES[kind]))
-    return list(curves.values())
+    """Constant and line: once where they are the same for all models, else those of each."""
+    curves = []
+    for kind, dash in DASHES.items():
+        its = {name: [*zip(f.logsnr, getattr(f, kind))] for name, f in found.items()}
+        alike = len({tuple(f"{y:.3g}" for _, y in points) for points in its.values()}) == 1
+        named = (
+            {kind: next(iter(its.values()))} if alike else {f"{kind}, {name}": points for name, points in its.items()}
+        )
+        curves += [Curve(name, points, dash=dash) for name, points in named.items()]
+    return curves
