@@ -8,9 +8,9 @@ import torch
 import phosphene
 from phosphene import adapt, receipt
 from phosphene.data.scenes import SEEN, Scenes, caption
-from phosphene.data.scenes.words import COLOURS_ZH, SHAPES_ZH
 from phosphene.diffusion.schedule import Cosine, Flow
 from phosphene.errors import Problem
+from phosphene.recipes.scenes.guidance import pairs
 from phosphene.request import Studio
 from phosphene.systems.classifier import Classifier
 from phosphene.weights import bundle
@@ -94,8 +94,7 @@ def test_latents_are_guided_undecoded():
 
 @pytest.fixture(scope="module")
 def named():
-    names = [[f"{c} {s}", f"{COLOURS_ZH[c]} {SHAPES_ZH[s]}"] for c, s in SEEN]
-    return Classifier(tower(len(SEEN)), Cosine(), names)
+    return Classifier(tower(len(SEEN)), Cosine(), pairs())
 
 
 def test_words_name_classes(named):

@@ -112,7 +112,7 @@ def sheet(shown: dict[str, list[Tensor]], prompts: Sequence[str]) -> Image.Image
     for kind, each in shown.items():
         for scale, pictures in zip((0.0, *SCALES[kind]), each):
             if scale or not names:
-                cells += [to_image(picture) for picture in pictures]
+                cells.append([to_image(picture) for picture in pictures])
                 names.append(f"{kind} {scale:g}" if scale else "none")
     return View("Three kinds of guidance", [Grid(cells, names, list(prompts[:8]))], "").picture()
 

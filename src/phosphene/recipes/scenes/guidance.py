@@ -99,14 +99,20 @@ def classifier(
     pictures  how many scenes are drawn to learn from
     judged    how many scenes of the split "test" it has to classify at the end; 0 is none
     """
-    from phosphene.data.scenes import SEEN
-    from phosphene.data.scenes.words import COLOURS_ZH, SHAPES_EN, SHAPES_ZH
     from phosphene.diffusion.schedule import Cosine
     from phosphene.systems.classifier import Classifier
 
-    names = [[f"{colour} {SHAPES_EN[shape]}", f"{COLOURS_ZH[colour]} {SHAPES_ZH[shape]}"] for colour, shape in SEEN]
-    system = Classifier(_tower(len(names), size, width), Cosine(zero_snr=True), names)
+    classes = pairs()
+    system = Classifier(_tower(len(classes), size, width), Cosine(zero_snr=True), classes)
     return _judge(system, data, size, batch, steps, lr, pictures, judged, seed, "# scenes.classifier")
+
+
+def pairs() -> list[list[str]]:
+    """What the seen pairs of colour and shape are called: in English, and in Chinese in two words."""
+    from phosphene.data.scenes import SEEN
+    from phosphene.data.scenes.words import COLOURS_ZH, SHAPES_EN, SHAPES_ZH
+
+    return [[f"{colour} {SHAPES_EN[shape]}", f"{COLOURS_ZH[colour]} {SHAPES_ZH[shape]}"] for colour, shape in SEEN]
 
 
 @recipe(clip="scenes.clip")
