@@ -4,12 +4,15 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from phosphene.adapt.guiding import guide
+from phosphene.diffusion.schedule import Cosine
 from phosphene.errors import Problem
 from phosphene.parts import again
 from phosphene.systems.cascade import Cascade
+from phosphene.systems.clip_noised import NoisedClip
 from phosphene.systems.glide import WHOLE, InpaintUpscaler, erased, inpainting
 from phosphene.weights import bundle
-from systems.small import awake, ddpm, eight, glide, glide_inpaint, glide_like, glide_upscaler
+from systems.small import W, awake, ddpm, eight, glide, glide_inpaint, glide_like, glide_upscaler, text_encoder, tower
 
 PROMPTS = ["a red circle", "a small blue ring"]
 
@@ -69,6 +72,29 @@ def test_the_upsampler_is_told_the_words(cascade):
     small = torch.zeros(1, 3, 16, 16)
     red, blue = (generated(cascade.stages[1], [p], [1], image=small) for p in PROMPTS)
     assert (red - blue).abs().mean() > 1e-3
+
+
+def test_classifier_free_guidance_by_the_empty_caption(cascade):
+    """At 0 the words are forgotten; at 1 they are the only ones asked; the null prompt is the empty text."""
+    stage, how = cascade.stages[0], dict(steps=3)
+    nothing = [generated(stage, [p], [1], guidance=0.0, **how) for p in (*PROMPTS, None, "")]
+    assert all(near(nothing[0], it) for it in nothing[1:])
+    asked = [generated(stage, PROMPTS[:1], [1], guidance=g, **how) for g in (1.0, 4.0)]
+    assert not near(asked[0], nothing[0]) and not near(*asked)
+
+
+def test_a_clip_of_noisy_pictures_steers_the_base(cascade, tmp_path):
+    """As it does any denoiser's pictures: called with it, or put on."""
+    clip = NoisedClip(text_encoder(), tower(2 * W, size=16), Cosine()).eval()
+    plain, steered, none = (
+        list(cascade.generate(PROMPTS, seeds=[1, 2], steps=[3, 2], guides=[(clip, scale)])) for scale in (0.0, 5.0, 0.0)
+    )
+    assert torch.equal(plain[2].picture(), none[2].picture()) and not near(plain[2].picture(), steered[2].picture())
+    on = guide(cascade, bundle.save(clip, tmp_path / "clip.safetensors"), 5.0)
+    put_on = list(cascade.generate(PROMPTS, seeds=[1, 2], steps=[3, 2]))
+    assert near(put_on[2].picture(), steered[2].picture())
+    on.remove()
+    assert near(plain[-1].picture(), generated(cascade, PROMPTS, [1, 2], steps=[3, 2]))
 
 
 def test_a_stage_is_swapped_and_the_others_stay(cascade):

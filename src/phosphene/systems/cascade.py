@@ -42,12 +42,18 @@ class Cascade(System):
         self.size, self.likens = int(stages[-1].size), bool(getattr(stages[0], "likens", False))
         # what `generate` uses unless it is told otherwise: what one turns is the first stage's
         self.steps, self.guidance, self.sampler, self.spacing = (getattr(stages[0], name) for name in EACH)
+        self.guides = getattr(stages[0], "guides", None)  # what steers, steers the first stage
 
     def swapped(self, index: int, stage: System) -> Cascade:
         """A cascade with another stage in the place of stages[index]; the others are shared with this one."""
         stages = list(self.stages)
         stages[index] = stage
         return Cascade(stages)
+
+    @property
+    def denoiser(self) -> nn.Module:
+        """The first stage's, on whose schedule guides are asked."""
+        return self.stages[0].denoiser
 
     @property
     def multiple(self) -> int:
