@@ -171,6 +171,16 @@ def test_the_whole_way_down_it_is_bayes_at_one():
     assert float(last.x.mean()) == pytest.approx(mean, abs=0.06) and float(last.x.std()) == pytest.approx(std, abs=0.05)
 
 
+def test_the_whole_way_down_more_than_one_overshoots():
+    """g = 4: samples lie beyond p(x)·p(y|x)^4, as ∇ log E[p(y|x0)^g | x_t] is not g·∇ log E[p(y|x0) | x_t]."""
+    schedule = Cosine()
+    clean, log_prob = schedule(0.001), class_log_prob(1, schedule)
+    grid = torch.linspace(-4, 4, 2001, dtype=torch.float64)[:, None]
+    density = (log_density(grid, clean, weights()) + 4 * log_prob(grid, torch.tensor(0.001))).softmax(0)
+    made = _sampled(classifier(unconditional(schedule), log_prob, 4.0, schedule), 200)
+    assert float(made.mean()) > float(density @ grid[:, 0]) + 0.25
+
+
 # The papers' two algorithms -------------------------------------------------------------------------------------------
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from phosphene import load
+from phosphene import adapt, load
 from phosphene.diffusion.cond import Cond
 from phosphene.diffusion.guidance import classifier
 from phosphene.diffusion.noise import Recorded
@@ -193,6 +193,23 @@ def test_a_classifier_guides(golden, tmp_path):
         assert torch.equal(again(ref["x"], ref["t"]), net(ref["x"], ref["t"]))
     with pytest.raises(Problem, match="class 7"):
         net.log_prob([7], schedule)
+
+
+def test_a_classifiers_file_steers_the_model_of_its_family(golden):
+    """The file itself, put on as a guide; class "3" pulls another way than class "5", and off it leaves no trace."""
+    file, _ = golden
+    system = load(file("narrow"), head_dim=16)
+
+    def picture(prompt):
+        *_, last = system.generate([prompt], seeds=[1], steps=3, size=(16, 16))
+        return last.picture()
+
+    plain = picture("3")
+    with adapt.guide(system, file("attention"), 30.0, head_dim=16) as on:
+        three, five = picture("3"), picture("5")
+        score = torch.stack([on.guide.scores(x, torch.tensor(0.001), ["3", "5"])[0] for x in (three, five)])
+        assert score[0, 0] > score[1, 0] and score[1, 1] > score[0, 1]
+    assert torch.equal(picture("3"), plain) and not torch.equal(three, plain)
 
 
 # The published sizes, without their numbers
