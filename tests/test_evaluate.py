@@ -224,3 +224,5 @@ def test_pages_escape_and_curves_have_their_points():
     (x0, y0), (x1, y1) = ([float(v) for v in point.split()] for point in path.split("L"))
     assert x1 > x0 and y1 < y0  # more is up
     assert curves({"a": []}, "x", "y") == ""
+    ticks = re.findall(r'text-anchor="middle">([^<]+)<', curves({"a": [(10, 1), (3500, 2)]}, "step", "loss"))
+    assert ticks == ["0", "1,000", "2,000", "3,000"]

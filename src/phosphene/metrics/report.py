@@ -123,14 +123,15 @@ def curves(
 
     out = [f'<svg viewBox="0 0 {width} {height}" width="{width}" role="img" aria-label="{html.escape(up)}">']
     for i in range(5):
-        y, x = low + (high - low) * i / 4, low_x + (high_x - low_x) * i / 4
+        y = low + (high - low) * i / 4
         at_y = height - bottom - (height - top - bottom) * i / 4
-        at_x = left + (width - left - right) * i / 4
         out.append(f'<path d="M{left} {at_y:.1f}H{width - right}" stroke="#8884"/>')
         out.append(
             f'<text x="{left - 8}" y="{at_y + 4:.1f}" text-anchor="end">{10**y if logarithmic else y:.3g}</text>'
         )
-        out.append(f'<text x="{at_x:.1f}" y="{height - bottom + 16}" text-anchor="middle">{x:.3g}</text>')
+    for x in _round(low_x, high_x):
+        at_x = left + (x - low_x) / (high_x - low_x) * (width - left - right)
+        out.append(f'<text x="{at_x:.1f}" y="{height - bottom + 16}" text-anchor="middle">{x:,g}</text>')
     out.append(f'<text x="{left}" y="14">{html.escape(up)}</text>')
     out.append(f'<text x="{width - right}" y="{height - 8}" text-anchor="end">{html.escape(across)}</text>')
     for i, (name, points) in enumerate(clean.items()):
@@ -145,6 +146,14 @@ def curves(
                 f'<text x="{width - right + 6}" y="{top + 16 * i}" style="fill:{colour}">{html.escape(name)}</text>'
             )
     return "".join([*out, "</svg>"])
+
+
+def _round(low: float, high: float) -> list[float]:
+    """Three to seven round numbers within: multiples of 1, 2 or 5 times a power of ten."""
+    rough = (high - low) / 6
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(k * power for k in (1, 2, 5, 10) if k * power >= rough)
+    return [k * step for k in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
 def _ends(values: Sequence[float]) -> tuple[float, float]:
