@@ -34,6 +34,9 @@ def kl8(
     """A KL autoencoder of scenes, f = 8: 32×32×3 ↔ 4×4×12.
 
     phosphene train scenes.kl8
+
+    pictures  how many scenes are drawn to learn from
+    judged    how many scenes of the split "test" are copied at the end, to be read by the exact parser
     """
     return _kl(data=data, size=size, f=8, channels=12, steps=steps, pictures=pictures, judged=judged, seed=seed)
 
@@ -45,6 +48,9 @@ def kl16(
     """A KL autoencoder of scenes, f = 16: 32×32×3 ↔ 2×2×48.
 
     phosphene train scenes.kl16
+
+    pictures  how many scenes are drawn to learn from
+    judged    how many scenes of the split "test" are copied at the end, to be read by the exact parser
     """
     return _kl(data=data, size=size, f=16, channels=48, steps=steps, pictures=pictures, judged=judged, seed=seed)
 
@@ -56,6 +62,9 @@ def kl48(
     """A KL autoencoder of scenes, f = 8: 32×32×3 ↔ 4×4×4, 48 times fewer numbers.
 
     phosphene train scenes.kl48
+
+    pictures  how many scenes are drawn to learn from
+    judged    how many scenes of the split "test" are copied at the end, to be read by the exact parser
     """
     return _kl(data=data, size=size, f=8, channels=4, steps=steps, pictures=pictures, judged=judged, seed=seed)
 
@@ -65,72 +74,97 @@ def _kl(**knobs: Any) -> Plan:
 
 
 @recipe()
-def in_pixels(*, size: int = 32, steps: int = 200, batch: int = 64, judged: int = 500, seed: int = 0) -> Plan:
+def in_pixels(
+    *, size: int = 32, steps: int = 200, batch: int = 64, pictures: int = 10_000, judged: int = 500, seed: int = 0
+) -> Plan:
     """Class-conditional diffusion of single objects in pixels.
 
     phosphene train scenes.in_pixels
+
+    pictures  how many scenes are drawn to learn from
+    judged    how many pictures the exact parser reads at the end; 0 is none
     """
-    return _told_a_class(None, size, steps, batch, judged, seed)
+    return _told_a_class(None, size, steps, batch, pictures, judged, seed)
 
 
 @recipe(autoencoder="scenes.kl")
 def in_kl(
-    *, size: int = 32, autoencoder: Path | None = None, steps: int = 800, batch: int = 64, judged: int = 500,
-    seed: int = 0,
+    *, size: int = 32, autoencoder: Path | None = None, steps: int = 800, batch: int = 64, pictures: int = 10_000,
+    judged: int = 500, seed: int = 0,
 ) -> Plan:  # fmt: skip
     """Class-conditional diffusion of single objects in KL latents, f = 4.
 
     phosphene train scenes.in_kl
+
+    autoencoder  a bundle of scenes.kl; trained first where none is given
+    pictures     how many scenes are drawn to learn from
+    judged       how many pictures the exact parser reads at the end; 0 is none
     """
-    return _told_a_class(autoencoder.autoencoder, size, steps, batch, judged, seed)
+    return _told_a_class(autoencoder.autoencoder, size, steps, batch, pictures, judged, seed)
 
 
 @recipe(autoencoder="scenes.vq")
 def in_vq(
-    *, size: int = 32, autoencoder: Path | None = None, steps: int = 800, batch: int = 64, judged: int = 500,
-    seed: int = 0,
+    *, size: int = 32, autoencoder: Path | None = None, steps: int = 800, batch: int = 64, pictures: int = 10_000,
+    judged: int = 500, seed: int = 0,
 ) -> Plan:  # fmt: skip
     """Class-conditional diffusion of single objects in VQ latents, f = 4.
 
     phosphene train scenes.in_vq
+
+    autoencoder  a bundle of scenes.vq; trained first where none is given
+    pictures     how many scenes are drawn to learn from
+    judged       how many pictures the exact parser reads at the end; 0 is none
     """
-    return _told_a_class(autoencoder.autoencoder, size, steps, batch, judged, seed)
+    return _told_a_class(autoencoder.autoencoder, size, steps, batch, pictures, judged, seed)
 
 
 @recipe(autoencoder="scenes.kl8")
 def in_kl8(
-    *, size: int = 32, autoencoder: Path | None = None, steps: int = 850, batch: int = 64, judged: int = 500,
-    seed: int = 0,
+    *, size: int = 32, autoencoder: Path | None = None, steps: int = 850, batch: int = 64, pictures: int = 10_000,
+    judged: int = 500, seed: int = 0,
 ) -> Plan:  # fmt: skip
     """Class-conditional diffusion of single objects in KL latents, f = 8.
 
     phosphene train scenes.in_kl8
+
+    autoencoder  a bundle of scenes.kl8; trained first where none is given
+    pictures     how many scenes are drawn to learn from
+    judged       how many pictures the exact parser reads at the end; 0 is none
     """
-    return _told_a_class(autoencoder.autoencoder, size, steps, batch, judged, seed)
+    return _told_a_class(autoencoder.autoencoder, size, steps, batch, pictures, judged, seed)
 
 
 @recipe(autoencoder="scenes.kl16")
 def in_kl16(
-    *, size: int = 32, autoencoder: Path | None = None, steps: int = 1350, batch: int = 64, judged: int = 500,
-    seed: int = 0,
+    *, size: int = 32, autoencoder: Path | None = None, steps: int = 1350, batch: int = 64, pictures: int = 10_000,
+    judged: int = 500, seed: int = 0,
 ) -> Plan:  # fmt: skip
     """Class-conditional diffusion of single objects in KL latents, f = 16.
 
     phosphene train scenes.in_kl16
+
+    autoencoder  a bundle of scenes.kl16; trained first where none is given
+    pictures     how many scenes are drawn to learn from
+    judged       how many pictures the exact parser reads at the end; 0 is none
     """
-    return _told_a_class(autoencoder.autoencoder, size, steps, batch, judged, seed)
+    return _told_a_class(autoencoder.autoencoder, size, steps, batch, pictures, judged, seed)
 
 
 @recipe(autoencoder="scenes.kl48")
 def in_kl48(
-    *, size: int = 32, autoencoder: Path | None = None, steps: int = 850, batch: int = 64, judged: int = 500,
-    seed: int = 0,
+    *, size: int = 32, autoencoder: Path | None = None, steps: int = 850, batch: int = 64, pictures: int = 10_000,
+    judged: int = 500, seed: int = 0,
 ) -> Plan:  # fmt: skip
     """Class-conditional diffusion of single objects in KL latents, f = 8, of 48 times fewer numbers than the picture.
 
     phosphene train scenes.in_kl48
+
+    autoencoder  a bundle of scenes.kl48; trained first where none is given
+    pictures     how many scenes are drawn to learn from
+    judged       how many pictures the exact parser reads at the end; 0 is none
     """
-    return _told_a_class(autoencoder.autoencoder, size, steps, batch, judged, seed)
+    return _told_a_class(autoencoder.autoencoder, size, steps, batch, pictures, judged, seed)
 
 
 class OneObject:
@@ -153,7 +187,7 @@ class OneObject:
         return replace(example, label=SEEN.index((it.colour, it.shape)))
 
 
-def _told_a_class(autoencoder: Any, size: int, steps: int, batch: int, judged: int, seed: int) -> Plan:
+def _told_a_class(autoencoder: Any, size: int, steps: int, batch: int, pictures: int, judged: int, seed: int) -> Plan:
     from phosphene.data.batches import Batches, cached
     from phosphene.data.scenes import SEEN
     from phosphene.diffusion.denoiser import Denoiser
@@ -179,7 +213,7 @@ def _told_a_class(autoencoder: Any, size: int, steps: int, batch: int, judged: i
         system = Ddpm(denoiser, encoder, size, sampler="dpmpp_2m", steps=12, guidance=2.0)
     else:
         system = Latent(denoiser, autoencoder, encoder, size, steps=12, guidance=2.0)
-    plain = Batches(OneObject(size, 10_000), size=size, batch=batch, seed=seed, prompts="label")
+    plain = Batches(OneObject(size, pictures), size=size, batch=batch, seed=seed, prompts="label")
     settings = dict(steps=steps, lr=1e-3, seed=seed, score_every=every(steps, 3))
     return Plan(
         system, cached(plain, None if autoencoder is None else system), settings,
