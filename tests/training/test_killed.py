@@ -26,7 +26,7 @@ def killed_and_resumed(name: str, folder: Path, steps: int, every: int, kills: i
 
     def once(place: int | None) -> int:
         if place is None:
-            return killed_in_a_step(name, out, rng.randint(every, every + 1), rng.random(), **options)
+            return killed_in_a_step(name, out, every, rng.random(), **options)
         return killed_in_a_write(name, out, place, **options)
 
     died = [once(place) for place in rng.sample(places + [None] * kills, len(places) + kills)]
@@ -36,14 +36,14 @@ def killed_and_resumed(name: str, folder: Path, steps: int, every: int, kills: i
 
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_killed_and_resumed(name, tmp_path):
-    killed_and_resumed(name, tmp_path, steps=12, every=1, kills=3, writes=[HALF])
+    killed_and_resumed(name, tmp_path, steps=9, every=1, kills=3, writes=[HALF])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_killed_twenty_times(name, tmp_path):
     """And at every place of a checkpoint's write."""
-    killed_and_resumed(name, tmp_path, steps=150, every=2, kills=20, writes=list(range(PLACES + 1)))
+    killed_and_resumed(name, tmp_path, steps=120, every=2, kills=20, writes=list(range(PLACES + 1)))
 
 
 def test_what_a_kill_leaves(tmp_path):
@@ -53,5 +53,5 @@ def test_what_a_kill_leaves(tmp_path):
     assert at == 0 and checkpoint.found(half.parent.parent) == [] and half.stat().st_size > 100
     whole("vae", tmp_path, steps=4)
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["step-2", "step-4"]
-    left = {"checkpoints", "loss.png", "metrics.jsonl", "model.safetensors", "settings.json"}
+    left = {"checkpoints", "metrics.jsonl", "model.safetensors", "settings.json"}
     assert {p.name for p in tmp_path.iterdir()} == left
