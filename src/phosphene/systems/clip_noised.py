@@ -1,4 +1,4 @@
-"""CLIP of noisy pictures, whose gradient guides towards words (GLIDE: Nichol et al. 2021, §2.3)."""
+"""CLIP of noisy pictures, whose gradient guides towards words (GLIDE: Nichol et al. 2021, §2.4)."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 Its base is a Ddpm, its upsampler an Upscaler, each with a GlideEncoder that is trained with it and a U-Net whose pixels
 attend to the words and to themselves at once (nets/joint.py); the two are a Cascade. Here is what it is fine-tuned to:
-filling in what was erased (§3 there), and pictures like another one, by its CLIP embedding in the place of words.
+filling in what was erased (§4.3 there), and pictures like another one, by its CLIP embedding in the place of words.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def erased(pictures: Tensor) -> Tensor:
 def inpainting(stage: Ddpm) -> Inpaint | InpaintUpscaler:
     """The stage, to be fine-tuned: a copy with four channels more beside x, whose weights are zero.
 
-    So it begins by making what the stage makes, whatever it is shown there (§3: "we initialize the corresponding input
+    So it begins by making what the stage makes, whatever it is shown there (§4.3: "we initialize the corresponding input
     weights for these new channels to zero before fine-tuning"). Raises Problem where its network is no U-Net.
     """
     stage = copy.deepcopy(stage)

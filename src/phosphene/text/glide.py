@@ -1,6 +1,6 @@
 """GLIDE's words: GPT-2's byte-pair encoding in lower case, and a transformer trained with the pictures.
 
-Nichol et al. 2021, §3: the last token's state joins the time, and all of them are attended to.
+Nichol et al. 2021, §4.1: the last token's state joins the time, and all of them are attended to.
 """
 
 from __future__ import annotations
