@@ -57,7 +57,7 @@ def test_glide_on_scenes(runs, clip):
     assert base.denoiser.schedule.T == 1000 and base.denoiser.predicts == "eps"
 
     notes = trained("scenes.glide_upscale", runs, width=16, judged=2, **SMALL)  # the base lies beside it
-    assert notes[-3].startswith("- one object: right")
+    assert notes[-2].startswith("- one object: right")
     cascade = phosphene.load(runs / "scenes.glide_upscale")
     assert [type(stage) for stage in cascade.stages] == [Ddpm, Upscaler]
     assert same(cascade.stages[0], base)

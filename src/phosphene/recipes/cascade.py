@@ -40,7 +40,7 @@ class Reduced:
 def glide_base(words: GlideEncoder, size: int, channels: Sequence[int], attention: Sequence[int]) -> Ddpm:
     """GLIDE's base (Nichol et al. 2021): ε and a learned variance on the cosine schedule of 1000 steps."""
     net = _unet(3, words, channels, attention)
-    how = dict(steps=50, guidance=3.0, options={"variance": "learned"})
+    how = dict(steps=30, guidance=3.0, options={"variance": "learned"})
     return Ddpm(Denoiser(net, Cosine(), learned_variance=True), words, size, **how)
 
 
@@ -49,8 +49,7 @@ def glide_upscaler(
 ) -> Upscaler:
     """GLIDE's upsampler: on the linear schedule, told the words and the small picture. It is not guided."""
     net = _unet(6, words, channels, attention)
-    how = dict(steps=27, options={"variance": "learned"})
-    return Upscaler(Denoiser(net, Linear(), learned_variance=True), words, size, small, **how)
+    return Upscaler(Denoiser(net, Linear(), learned_variance=True), words, size, small, sampler="ddim", steps=12)
 
 
 def _unet(seen: int, words: GlideEncoder, channels: Sequence[int], attention: Sequence[int]) -> UNet:

@@ -53,10 +53,10 @@ def glide(
     system = glide_base(words, size, (width, 2 * width, 4 * width), (0, 1, 1))
     scenes = Reduced(source_of(data, size=2 * size, n=pictures), size)
     batches = cached(Batches(scenes, size=size, batch=batch, seed=seed, drop=drop))
-    settings = dict(steps=steps, lr=lr, seed=seed, sample_every=every(steps, 2), score_every=every(steps, 4))
+    settings = dict(steps=steps, lr=lr, seed=seed, sample_every=every(steps, 2), score_every=every(steps, 3))
     return Plan(
         system, batches, settings, sample=grid_of(PROMPTS * 2, steps=20),
-        score=lambda it: {"right": read_enlarged(it, min(judged, 60)).rate} if judged else {},
+        score=lambda it: {"right": read_enlarged(it, min(judged, 40)).rate} if judged else {},
         report=lambda it: [f"- enlarged by bicubic, one object: right {read_enlarged(it, judged)}"] if judged else [],
         card="# scenes.glide\n\nGLIDE's base: scenes of 16×16 pixels, from words in English and Chinese.",
     )  # fmt: skip
@@ -85,7 +85,7 @@ def glide_upscale(
     width     channels at the full size
     drop      how often the caption is left out
     pictures  how many scenes are drawn to learn from
-    judged    how many pictures of one object the exact parser reads at the end, of two objects two fifths; 0 is none
+    judged    how many pictures of one object the exact parser reads at the end, of unseen pairs two fifths; 0 is none
     """
     from phosphene.data.batches import Batches, cached
     from phosphene.recipes.cascade import glide_upscaler, glide_words_again
@@ -101,8 +101,8 @@ def glide_upscale(
     settings = dict(steps=steps, lr=lr, seed=seed, sample_every=every(steps, 2), score_every=every(steps, 2))
     return Plan(
         system, batches, settings, whole=lambda it: Cascade([base, it]),
-        sample=grid_of(PROMPTS * 2, steps=[20, 10]), score=right_objects(min(judged, 60)),
-        report=lambda it: read_back(it, judged, kinds=("single", "unseen", "pair")),
+        sample=grid_of(PROMPTS * 2, steps=[20, 10]), score=right_objects(min(judged, 40)),
+        report=lambda it: read_back(it, judged, kinds=("single", "unseen")),
         card="# scenes.glide_upscale\n\nGLIDE: scenes of 16×16 pixels and their enlargement, from words.",
     )  # fmt: skip
 
@@ -191,7 +191,7 @@ def glide_like(
     settings = dict(steps=steps, lr=lr, seed=seed, score_every=every(steps, 2))
     return Plan(
         system, batches, settings, whole=lambda it: glide.swapped(0, it),
-        score=lambda it: {"alike": alike(it, min(judged, 60))["alike"]} if judged else {},
+        score=lambda it: {"alike": alike(it, min(judged, 40))["alike"]} if judged else {},
         report=lambda it: [f"- of {judged} test scenes: {_shares(alike(it, judged))}"] if judged else [],
         card="# scenes.glide_like\n\nGLIDE's base, told a picture by its CLIP embedding.",
     )  # fmt: skip
