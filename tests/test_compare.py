@@ -112,3 +112,12 @@ def test_what_cannot_be_compared(capsys, tmp_path, tiny_model):
     assert "compare wants runs" in capsys.readouterr().err
     assert main(["compare", str(tiny_model)]) == 2
     assert "what is" in (said := capsys.readouterr().err) and "--prompts" in said
+
+
+def test_names_are_as_long_as_tells_them_apart():
+    from phosphene.cli.compare import _names
+
+    assert _names(["runs/a/scenes.latent", "runs/b/scenes.latent"]) == ["a/scenes.latent", "b/scenes.latent"]
+    assert _names(["emoji", "runs/one/model.safetensors"]) == ["emoji", "one/model"]
+    assert _names(["runs/one", "more/two.safetensors"]) == ["one", "two"]
+    assert _names(["same", "same"]) == ["same", "same"]

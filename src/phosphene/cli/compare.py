@@ -149,9 +149,13 @@ def _arrow(what: str) -> str:
 
 
 def _names(runs: Sequence[str]) -> list[str]:
-    """Short names, each once."""
-    short = [Path(run).name.removesuffix(".safetensors") or run for run in runs]
-    return short if len(set(short)) == len(runs) and "model" not in short else list(runs)
+    """Short names, each once: as many of a path's last parts as tell the runs apart."""
+    parts = [Path(run).with_suffix("").parts if run.endswith(".safetensors") else Path(run).parts for run in runs]
+    for last in range(1, max(map(len, parts)) + 1):
+        short = ["/".join(p[-last:]) for p in parts]
+        if len(set(short)) == len(runs) and "model" not in short:
+            return short
+    return list(runs)
 
 
 def _asked(run: str, prompts: Sequence[str], data: str | None, samples: int, seed: int) -> list[Any]:

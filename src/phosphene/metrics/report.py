@@ -23,7 +23,7 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums } td, th {
 border-bottom: 1px solid #8884; white-space: nowrap } td:first-child, th:first-child { text-align: left }
 td.said { white-space: normal; max-width: 22rem } td img { vertical-align: middle }
 img { max-width: 100%; image-rendering: pixelated } figure { margin: 1rem 0 } figcaption, .note { color: #888 }
-svg text { font: 12px system-ui, sans-serif; fill: currentColor }
+svg { overflow: visible } svg text { font: 12px system-ui, sans-serif; fill: currentColor }
 """  # noqa: E501
 
 
