@@ -32,14 +32,14 @@ def show(steps: Iterator[Progress], console: Console | None = None) -> Progress 
     with contextlib.closing(steps), bar, _asked_to_stop() as asked:
         for at in steps:
             for note in at.notes:
-                console.print(note, markup=False, highlight=False)
+                console.print(note, markup=False, highlight=False, soft_wrap=True)
             for name, value in at.scores.items():
                 score = f"step {at.step}: {name.removeprefix('score/')} {value:.4g}{_placed(at, name)}"
-                console.print(score, markup=False, highlight=False)
+                console.print(score, markup=False, highlight=False, soft_wrap=True)
             bar.update(task, completed=at.step, total=at.steps, description=line(at))
             now = time.monotonic()
             if bar.disable and (at.step == at.steps or (at.logged and now - said >= EVERY)):
-                console.print(f"step {at.step}/{at.steps}  {line(at)}", markup=False, highlight=False)
+                console.print(f"step {at.step}/{at.steps}  {line(at)}", markup=False, highlight=False, soft_wrap=True)
                 said = now
             if asked.is_set() and at.step < at.steps:
                 raise KeyboardInterrupt

@@ -68,12 +68,11 @@ def _share(values: list[float], share: float) -> float:
 
 
 def _smooth(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Exponential mean over about a fiftieth of the curve, its start corrected."""
-    keep = 1 - 1 / (1 + len(points) / 50)
-    smooth, total, weight = [], 0.0, 0.0
-    for x, y in points:
-        total, weight = keep * total + (1 - keep) * y, keep * weight + (1 - keep)
-        smooth.append((x, total / weight))
+    """Exponential mean over about a fiftieth of the curve, at its start over an eighth of what there is so far."""
+    smooth, mean = [], 0.0
+    for k, (x, y) in enumerate(points):
+        mean += (y - mean) / (1 + min(len(points) / 50, k / 8))
+        smooth.append((x, mean))
     return smooth
 
 
