@@ -12,6 +12,7 @@ from phosphene.recipes.base import Plan, every, recipe, source_of
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from phosphene.data.base import Source
     from phosphene.systems.base import System
     from phosphene.text.layout import Layout
 
@@ -54,7 +55,9 @@ def layout(
         ae.channels, ae.channels, (width, 3 * width // 2), 1, (1, 1), head_dim=16, context_dim=encoder.width,
         vector_dim=encoder.width, emb_dim=2 * width, block=ScaleShiftResBlock, attend=SpatialTransformer,
     )  # fmt: skip
-    return _plan(net, encoder, ae, "layout", data, size, steps, batch, lr, drop, pictures, judged, seed)
+    told = dict(size=size, batch=batch, seed=seed, drop=drop, prompts="layout")
+    scenes, settings = source_of(data, size=size, n=pictures), dict(steps=steps, lr=lr, seed=seed)
+    return _plan(net, encoder, ae, scenes, told, settings, judged)
 
 
 @recipe(autoencoder="scenes.autoencoder")
@@ -93,31 +96,29 @@ def map(
         ae.channels + encoder.shown, ae.channels, (width, 3 * width // 2), 1, (0, 1), head_dim=16, emb_dim=2 * width,
         block=ScaleShiftResBlock,
     )  # fmt: skip
-    return _plan(net, encoder, ae, "map", data, size, steps, batch, lr, drop, pictures, judged, seed)
+    told = dict(size=size, batch=batch, seed=seed, drop=drop, prompts="map")
+    scenes, settings = source_of(data, size=size, n=pictures), dict(steps=steps, lr=lr, seed=seed)
+    return _plan(net, encoder, ae, scenes, told, settings, judged)
 
 
-def _plan(
-    net, encoder, ae, told: str, data: str, size: int, steps: int, batch: int, lr: float, drop: float, pictures: int,
-    judged: int, seed: int,
-) -> Plan:  # fmt: skip
+def _plan(net: Any, encoder: Any, ae: Any, scenes: Source, told: dict, settings: dict, judged: int) -> Plan:
+    """A latent model of this network and encoder. told: what `Batches` takes."""
     from phosphene.data.batches import Batches, cached
     from phosphene.diffusion.denoiser import Denoiser
     from phosphene.diffusion.schedule import Flow
     from phosphene.recipes.grids import grid_of
     from phosphene.systems.latent import Latent
 
+    what, size, few = told["prompts"], told["size"], min(judged, 64)
     denoiser = Denoiser(net, Flow(draws="logit_normal", mean=0.4), "flow")
     system = Latent(denoiser, ae, encoder, size, steps=12, guidance=2.0)
-    scenes = source_of(data, size=size, n=pictures)
-    batches = cached(Batches(scenes, size=size, batch=batch, seed=seed, drop=drop, prompts=told), system)
-    score = {"layout": placed, "map": coloured}[told]
-    few = min(judged, 64)
-    settings = dict(steps=steps, lr=lr, seed=seed, score_every=every(steps, 4))
+    score = {"layout": placed, "map": coloured}[what]
     return Plan(
-        system, batches, settings, sample=grid_of(prompts_of(told, size, 16)[0]),
+        system, cached(Batches(scenes, **told), system), {**settings, "score_every": every(settings["steps"], 4)},
+        sample=grid_of(prompts_of(what, size, 16)[0]),
         score=(lambda it: {"right": score(it, size, few)[0]}) if judged else None,
         report=lambda it: score(it, size, judged)[1] if judged else [],
-        card=f"# scenes.{told}\n\nColoured shapes, told where they stand.",
+        card=f"# scenes.{what}\n\nColoured shapes, told where they stand.",
     )  # fmt: skip
 
 
