@@ -51,7 +51,7 @@ class Cascade(System):
         return Cascade(stages)
 
     @property
-    def denoiser(self) -> nn.Module:
+    def denoiser(self) -> Any:
         """The first stage's, on whose schedule guides are asked."""
         return self.stages[0].denoiser
 

@@ -12,6 +12,8 @@ from phosphene.recipes.base import Plan, check_choice, every, recipe, source_of
 from phosphene.recipes.scenes.latent import PROMPTS
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from phosphene.data.scenes import Score
     from phosphene.systems.base import System
 
@@ -210,16 +212,26 @@ def read_enlarged(system: System, n: int) -> Score:
 
 
 def filled(system: System, n: int, seed: int = 0) -> Score:
-    """n scenes of two objects, one erased with 2 pixels around it and drawn again, told what the whole shows."""
-    import torch
-
-    from phosphene.data.scenes import caption, render, score
-    from phosphene.data.scenes.draw import SIZES, UNITS
-    from phosphene.data.scenes.judge import evaluation_scenes
+    """How the exact parser reads n scenes of two objects, one erased and drawn again, told what the whole shows."""
+    from phosphene.data.scenes import score
     from phosphene.recipes.grids import made_of
 
-    specs, scenes = zip(*evaluation_scenes("pair", n, seed))
-    side = system.size
+    prompts, pictures, holes = with_holes(n, system.size, seed)
+    return score(prompts, made_of(system, prompts, seed, image=pictures, mask=holes), "pair")
+
+
+def with_holes(n: int, side: int, seed: int = 0) -> tuple[list[str], Tensor, Tensor]:
+    """n scenes of two objects: what they show, pictures (n, 3, side, side), and where one is, 1 in (n, 1, side, side).
+
+    The hole is its box and 2 pixels of 32 around it.
+    """
+    import torch
+
+    from phosphene.data.scenes import evaluate_prompts, render
+    from phosphene.data.scenes.draw import SIZES, UNITS
+    from phosphene.data.scenes.judge import evaluation_scenes
+
+    scenes = [scene for _, scene in evaluation_scenes("pair", n, seed)]
     pictures = torch.stack([torch.from_numpy(render(scene, side)).permute(2, 0, 1) / 127.5 - 1 for scene in scenes])
     holes = torch.zeros(n, 1, side, side)
     for hole, (*_, last) in zip(holes, scenes):
@@ -228,8 +240,7 @@ def filled(system: System, n: int, seed: int = 0) -> Score:
             round(max(0, edge) * side / UNITS) for at in (last.y, last.x) for edge in (at - reach, at + reach)
         )
         hole[:, top:bottom, left:right] = 1
-    prompts = [caption(spec, ("en", "zh")[i % 2]) for i, spec in enumerate(specs)]
-    return score(specs, made_of(system, prompts, seed, image=pictures, mask=holes), "pair")
+    return evaluate_prompts("pair", n, seed), pictures, holes
 
 
 def alike(system: System, n: int, seed: int = 0) -> dict[str, float]:
