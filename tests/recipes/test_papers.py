@@ -2,7 +2,7 @@
 
 import pytest
 
-from phosphene.recipes.papers import PAPERS, counted, glide_text, glide_upsampler
+from phosphene.recipes.papers import PAPERS, counted, glide_text, glide_upsampler, table
 
 
 @pytest.mark.parametrize("name", PAPERS)
@@ -22,3 +22,10 @@ def test_the_choices_that_are_named_explain_the_difference():
     assert abs(blocks / text.millions - 1) < 0.01
     shorter = counted(replace(PAPERS["glide-upsampler"], build=lambda: glide_upsampler(16)))
     assert shorter == pytest.approx(1543, abs=1)
+
+
+def test_the_page_has_these_numbers():
+    from pathlib import Path
+
+    page = (Path(__file__).parents[2] / "docs/lineage.md").read_text(encoding="utf-8")
+    assert "\n".join(table()) in page
