@@ -27,6 +27,7 @@ interval_of = interval.bootstrap
 @pytest.fixture(autouse=True)
 def little(monkeypatch):
     monkeypatch.setattr(pictures, "SEEN", 32)
+    monkeypatch.setattr("phosphene.studies.exact.KNOWN", 8)
     for module in (variance, prediction):
         monkeypatch.setattr(module, "HELD", 4)
     for module in (noise, variance, prediction):
@@ -50,9 +51,9 @@ def found(module, job) -> Found:
 def test_noise():
     it = found(noise, Job({"ddpm": small()}, 2, 0))
     rows = {(name, kind, steps): scored for name, kind, steps, *scored in it.rows}
-    assert len(rows) == 2 * 5 + 2 * 4 and all(0 <= scenes.low <= scenes.high <= 1 for _, scenes in rows.values())
+    assert len(rows) == 2 * 5 + 2 * 4 and all(0 <= scenes.low <= scenes.high <= 1 for _, scenes, _ in rows.values())
     assert rows["network", "small", 2] != rows["network", "large", 2] != rows["network", "left out", 2]
-    assert it.pictures["strips"].width > 100
+    assert it.pictures["strips"].height > it.pictures["exact"].height > 100  # one row more
 
 
 def test_the_exact_denoiser_is_bayes():
@@ -125,7 +126,9 @@ def test_the_judge_knows_scenes_from_noise():
     judge = pictures.Judge()
     real, rubbish = judge(pictures_of(Scenes(32, 16, "train", (1, 1)), 32)), judge(torch.randn(16, 3, 32, 32))
     assert real.scenes.value == 1 and rubbish.scenes.value == 0
-    assert real.frechet.high < rubbish.frechet.low
+    assert real.frechet.high < rubbish.frechet.low and real.kinds > 8 and rubbish.kinds == 0
+    one = pictures_of(Scenes(32, 1, "train", (1, 1)), 32).expand(16, -1, -1, -1)
+    assert judge(one).kinds == 1 and judge(one).frechet.low > real.frechet.high  # scenes, but the same one
     assert judge(torch.ones(2, 3, 32, 32)).scenes.value == 0  # white paper shows no object
 
 

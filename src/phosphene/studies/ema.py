@@ -25,7 +25,7 @@ def measured(job: Job) -> Iterator[str | Found]:
             put(system, path, file)
             rows.append((kind, step, *judge(made(system, job.n, job.seed, steps=STEPS, variance="small"))))
     curves = [
-        Curve(kind, [(n, it.value) for _, n, it, _ in own], [it[1:] for _, _, it, _ in own])
+        Curve(kind, [(n, it.value) for _, n, it, *_ in own], [it[1:] for _, _, it, *_ in own])
         for kind in WEIGHTS
         for own in [[row for row in rows if row[0] == kind]]
     ]

@@ -13,6 +13,8 @@ from phosphene.parts import part
 from phosphene.recipes.parts import pictures_of
 from phosphene.systems.ddpm import Ddpm
 
+KNOWN = 2000  # scenes
+
 
 @part
 class Exact(nn.Module):
@@ -36,8 +38,8 @@ class Exact(nn.Module):
         return (log_w.softmax(1) @ known).view_as(x)
 
 
-def exact(schedule: Table, n: int = 2000, size: int = 32, **how) -> Ddpm:
-    """A system that knows n training scenes of one object, and nothing else, by heart."""
+def exact(schedule: Table, n: int | None = None, size: int = 32, **how) -> Ddpm:
+    """A system that knows n training scenes of one object (None: KNOWN of them), and nothing else, by heart."""
     net = Exact(schedule)
-    net.pictures.data = pictures_of(Scenes(size, n, "train", (1, 1)), size)
+    net.pictures.data = pictures_of(Scenes(size, n or KNOWN, "train", (1, 1)), size)
     return Ddpm(Denoiser(net, schedule, "x0"), size=size, **how).eval()

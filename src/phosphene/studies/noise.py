@@ -9,6 +9,8 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from PIL import Image
+
 from phosphene.studies.base import Found, Job, Need, Study
 from phosphene.studies.exact import exact
 from phosphene.studies.pictures import COLUMNS, Judge, Scored, compared, made, strip
@@ -30,23 +32,27 @@ def measured(job: Job) -> Iterator[str | Found]:
     trained, judge = job.systems["ddpm"], Judge()
     by_heart = exact(trained.denoiser.schedule, size=trained.size, sampler="ddpm")
     ours = yield from swept(trained, list(KINDS), judge, job, "network")
-    its = yield from swept(by_heart, [kind for kind in KINDS if kind != "learned"], judge, job, "exact")
+    known = [kind for kind in KINDS if kind != "learned"]
+    its = yield from swept(by_heart, known, judge, job, "exact")
     rows = [
         (name, kind, steps, *scored)
         for name, found in (("network", ours), ("exact", its))
         for (kind, steps), scored in found.items()
     ]
     last = STEPS[-1]
-    out, small = ours["left out", last].scenes, ours["small", last].scenes
-    answer = (
-        f"At {last} steps {out.value:.0%} of the pictures are scenes with σ_t·z left out and {small.value:.0%} "
-        f"with it: left out is {compared(out, small)}. By the exact denoiser, which has no errors of its own, they are "
-        f"{its['left out', last].scenes.value:.0%} and {its['small', last].scenes.value:.0%} "
-        f"(N = {job.n} a setting, 95 % intervals)."
-    )
+    told = []
+    for name, found in (("network", ours), ("exact denoiser", its)):
+        out, small = found["left out", last], found["small", last]
+        told.append(
+            f"by the {name}, in {last} steps, σ_t·z left out gives {out.kinds} kinds of things in {job.n} pictures "
+            f"and a distance of {out.frechet}; the small variance {small.kinds} kinds and {small.frechet}, which is "
+            f"{compared(small.frechet, out.frechet)}"
+        )
+    answer = "; ".join(told) + f" (N = {job.n} a setting, 95 % intervals)."
+    answer = answer[0].upper() + answer[1:]
     yield "film strips"
-    strips = film(trained, job.seed, STEPS[1]).picture()
-    yield Found(("denoiser", "noise", "steps", *COLUMNS), rows, plot(ours).drawn(), answer, {"strips": strips})
+    strips = {"strips": film(trained, list(KINDS), job.seed), "exact": film(by_heart, known, job.seed)}
+    yield Found(("denoiser", "noise", "steps", *COLUMNS), rows, plot(ours).drawn(), answer, strips)
 
 
 Swept = dict[tuple[str, int], Scored]
@@ -65,21 +71,22 @@ def swept(system: Ddpm, kinds: list[str], judge: Judge, job: Job, name: str) -> 
 def plot(found: Swept) -> Plot:
     curves = []
     for kind in dict.fromkeys(kind for kind, _ in found):
-        shares = [found[kind, steps].scenes for steps in STEPS]
-        points = [(math.log10(steps), share.value) for steps, share in zip(STEPS, shares, strict=True)]
-        curves.append(Curve(kind, points, [share[1:] for share in shares]))
-    return Plot(curves, "steps, as a power of ten", "share that the parser takes for scenes", span=(0, 1))
+        distances = [found[kind, steps].frechet for steps in STEPS]
+        points = [(math.log10(steps), it.value) for steps, it in zip(STEPS, distances, strict=True)]
+        curves.append(Curve(kind, points, [it[1:] for it in distances]))
+    return Plot(curves, "steps, as a power of ten", "Fréchet distance by the network", logarithmic=True)
 
 
-def film(system: Ddpm, seed: int, steps: int) -> View:
+def film(system: Ddpm, kinds: list[str], seed: int) -> Image.Image:
     """x_t from the noise to the picture, a row a kind of noise: the same start in each."""
-    cells = [strip(system, seed, steps=steps, **KINDS[kind]) for kind in KINDS]
+    steps = STEPS[1]
+    cells = [strip(system, seed, steps=steps, **KINDS[kind]) for kind in kinds]
     columns = [f"{round((1 - i / 6) * steps)} to go" for i in range(7)] + ["the picture"]
-    return View(
-        f"Algorithm 2 in {steps} steps", [Grid(cells, list(KINDS), columns)],
-        "x_t, which the network sees, from the same noise. Where a step's noise is left out, x is cleaner than t says, "
-        "and the network, which was never shown such an x, smooths it further.",
-    )  # fmt: skip
+    reading = (
+        "x_t, which the denoiser sees, from the same noise. Where a step's noise is left out, x is cleaner than t says "
+        "and lies at the mean of all pictures, from where every run goes the same way."
+    )
+    return View(f"Algorithm 2 in {steps} steps", [Grid(cells, kinds, columns)], reading).picture()
 
 
 STUDY = Study(

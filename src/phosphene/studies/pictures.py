@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from phosphene.data.scenes import Scenes, accepted
+from phosphene.data.scenes import Scenes, accepted, parse
 from phosphene.data.sheet import to_image
 from phosphene.diffusion.noise import Plain
 from phosphene.metrics.features import extractor
@@ -19,14 +19,18 @@ from phosphene.recipes.parts import pictures_of
 from phosphene.systems.ddpm import Ddpm
 
 SEEN = 2000  # test scenes that made ones are compared with
-COLUMNS = ("Fréchet", "scenes")  # of a table, for what a Judge says
+COLUMNS = ("Fréchet", "scenes", "kinds")  # of a table, for what a Judge says
 
 
 class Scored(NamedTuple):
-    """frechet: distance to test scenes by the shipped CLIP's features; scenes: the share the exact parser accepts."""
+    """frechet: distance to test scenes by the shipped CLIP's features; scenes: the share the exact parser accepts.
+
+    kinds: how many different things, by colour and shape, it reads in all the pictures.
+    """
 
     frechet: Interval
     scenes: Interval
+    kinds: int
 
 
 class Judge:
@@ -44,9 +48,9 @@ class Judge:
 
     def __call__(self, pictures: Tensor) -> Scored:
         features, share = self.features(pictures), accepted(pictures)
-        return Scored(
-            frechet_interval(Moments.of(features), features, self.real), Interval(share.rate, *share.interval)
-        )
+        distance = frechet_interval(Moments.of(features), features, self.real)
+        kinds = {(thing.colour, thing.shape) for picture in pictures for thing in parse(picture).objects}
+        return Scored(distance, Interval(share.rate, *share.interval), len(kinds))
 
 
 class Silent(Plain):

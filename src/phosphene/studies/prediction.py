@@ -28,7 +28,7 @@ def measured(job: Job) -> Iterator[str | Found]:
             yield f"{predicts}, {steps} steps: {job.n} pictures"
             rows.append((predicts, steps, *judge(made(system, job.n, job.seed, steps=steps, variance="small"))))
     plot = Plot(curves, "log SNR: clean on the left, noise on the right", "error of the guess of x0", True, True)
-    by = {(predicts, steps): scenes for predicts, steps, _, scenes in rows}
+    by = {(predicts, steps): scenes for predicts, steps, _, scenes, _ in rows}
     eps, x0 = by["eps", STEPS[-1]], by["x0", STEPS[-1]]
     better = {predicts: [x for (x, y), (_, other) in zip(a, b, strict=True) if y < other] for predicts, a, b in (
         ("eps", curves[0].points, curves[1].points), ("x0", curves[1].points, curves[0].points))}  # fmt: skip
