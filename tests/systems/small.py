@@ -17,7 +17,7 @@ from phosphene.nets.autoencoder import (
     PatchDiscriminator,
     Thumbnail,
 )
-from phosphene.nets.classifier import MeanHead, NoisyClassifier
+from phosphene.nets.classifier import NoisyClassifier
 from phosphene.nets.dit import DiT
 from phosphene.nets.joint import JointAttention2d
 from phosphene.nets.layers import AddedTimeEmbedding, ScaleShiftResBlock, SpatialTransformer
@@ -148,7 +148,7 @@ def ddpm_learned() -> Ddpm:
 
 
 def tower(numbers: int, channels: int = 3, size: int = 32) -> NoisyClassifier:
-    return NoisyClassifier(channels, numbers, size, (W, 2 * W), 1, (0, 1), W, head=MeanHead)
+    return NoisyClassifier(channels, numbers, size, (W, 2 * W), 1, (0, 1), W)
 
 
 def classifier() -> Classifier:

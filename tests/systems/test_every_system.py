@@ -53,6 +53,7 @@ def test_a_file_changes_nothing(name, tmp_path):
         prompts, seeds = batch.prompts[:2], [3, 4]
         assert torch.equal(picture(system, prompts, seeds, steps=3), picture(again, prompts, seeds, steps=3))
     else:
+        batch = system.prepare(batch)
         torch.manual_seed(0)
         want = system.loss(batch, "model").total
         torch.manual_seed(0)

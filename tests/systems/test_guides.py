@@ -27,7 +27,7 @@ def judges():
     """A classifier and a CLIP of first weights, each with what it is told: their gradient is theirs all the same."""
     found = {name: made(name) for name in ("classifier", "clip_noised")}
     with torch.no_grad():
-        found["classifier"][0].net.head.out.weight *= 8  # not as undecided as it is at first
+        found["classifier"][0].net.head.pool.attn.to_out.weight *= 8  # not as undecided as it is at first
     return {name: (system.eval(), batch) for name, (system, batch) in found.items()}
 
 

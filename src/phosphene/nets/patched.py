@@ -25,11 +25,11 @@ class Patched(nn.Module):
 
     @property
     def blocks(self) -> list[nn.Module]:
-        return self.net.blocks
+        return list(self.net.blocks)  # type: ignore[arg-type]
 
     @property
     def multiple(self) -> int:
-        return self.patch * self.net.multiple
+        return self.patch * int(self.net.multiple)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, time: Tensor, cond: Cond) -> Tensor:
         if x.shape[-1] % self.multiple or x.shape[-2] % self.multiple:

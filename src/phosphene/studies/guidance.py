@@ -27,8 +27,8 @@ from phosphene.views.plot import Curve, Plot
 
 SCALES = {
     "classifier-free": (1.0, 2.0, 4.0, 8.0),
-    "classifier": (1.0, 3.0, 6.0, 12.0),
-    "CLIP": (1.0, 3.0, 6.0, 12.0),
+    "classifier": (1.0, 3.0, 8.0, 16.0),
+    "CLIP": (1.0, 3.0, 8.0, 16.0),
 }
 JUDGES = {"classifier": "classifier", "CLIP": "clip"}  # kind -> the study's need that guides
 COLUMNS = ("guidance", "scale", "Fréchet", "CLIP score", "precision", "recall", "right")
@@ -108,7 +108,8 @@ def recall_curve(found: dict[str, list[tuple[float, Scored]]]) -> Image.Image:
 
 def sheet(shown: dict[str, list[Tensor]], prompts: Sequence[str]) -> Image.Image:
     """The first prompts, a row a setting, the same seed in every row."""
-    cells, names = [], []
+    cells: list[list[Image.Image]] = []
+    names: list[str] = []
     for kind, each in shown.items():
         for scale, pictures in zip((0.0, *SCALES[kind]), each):
             if scale or not names:

@@ -115,4 +115,4 @@ def guide_of(part: nn.Module, schedule: Schedule, what: str) -> Guide:
     if not hasattr(part, "log_prob"):
         kind = type(part).__name__
         raise Problem(f"{what} holds a {kind}, which does not guide; a classifier or a CLIP of noisy pictures would")
-    return part
+    return part  # type: ignore[return-value]  # a module has whatever it has

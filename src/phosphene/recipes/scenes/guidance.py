@@ -29,11 +29,11 @@ def base(
     data: str = DATA,
     size: int = 32,
     clip: Path | None = None,
-    steps: int = 1600,
+    steps: int = 2400,
     batch: int = 64,
     lr: float = 1e-3,
-    width: int = 48,
-    patch: int = 2,
+    width: int = 96,
+    patch: int = 4,
     drop: float = 0.15,
     pictures: int = 30_000,
     judged: int = 500,
@@ -43,8 +43,10 @@ def base(
 
     phosphene train scenes.base
 
+    The network is that of scenes.latent, on patches of pixels in the place of latents.
+
     clip      a bundle of scenes.clip, whose text encoder it begins with; trained first where none is given
-    width     channels of the U-Net's first level; the others have twice as many and, at most, 8/3
+    width     channels of the U-Net's first level; the second has half as many more
     patch     a side of the patches whose pixels are the U-Net's channels
     drop      how often the caption is left out: without words it is a model of all pictures
     pictures  how many scenes are drawn to learn from
@@ -63,11 +65,11 @@ def base(
 
     words, channels = clip.text.width, 3 * patch**2
     net = UNet(
-        channels, channels, (width, 2 * width, 8 * width // 3), 1, (0, 0, 1), head_dim=8 * width // 12,
-        context_dim=words, vector_dim=words, block=ScaleShiftResBlock, attend=SpatialTransformer,
+        channels, channels, (width, 3 * width // 2), 1, (0, 1), head_dim=24, context_dim=words, vector_dim=words,
+        emb_dim=2 * width, block=ScaleShiftResBlock, attend=SpatialTransformer,
     )  # fmt: skip
     denoiser = Denoiser(Patched(net, patch), Cosine(zero_snr=True), "v")
-    system = Ddpm(denoiser, clip.text, size, sampler="dpmpp_2m", steps=20, guidance=2.0)
+    system = Ddpm(denoiser, clip.text, size, sampler="dpmpp_2m", steps=12, guidance=2.0)
     batches = cached(Batches(source_of(data, size=size, n=pictures), size=size, batch=batch, seed=seed, drop=drop))
     settings = dict(steps=steps, lr=lr, seed=seed, sample_every=1000, score_every=every(steps))
     return Plan(
@@ -148,9 +150,9 @@ def clip_noised(
 
 def _tower(numbers: int, size: int, width: int):
     """Half a U-Net that makes so many numbers of a noisy picture."""
-    from phosphene.nets.classifier import MeanHead, NoisyClassifier
+    from phosphene.nets.classifier import NoisyClassifier
 
-    return NoisyClassifier(3, numbers, size, (width, 2 * width, 3 * width), 1, (0, 0, 1), width, head=MeanHead)
+    return NoisyClassifier(3, numbers, size, (width, 2 * width, 3 * width), 1, (0, 0, 1), width)
 
 
 def _judge(system, data, size, batch, steps, lr, pictures, judged, seed, card) -> Plan:
