@@ -66,6 +66,8 @@ def test_the_band_has_a_least_width_and_negative_numbers_are_taken_as_they_are()
     assert math.log(high / low) == pytest.approx(0.04)
     low, high = band.Curve("score/right", [20, 40], [[0.0, 0.0, 0.0], [0.5, 0.5, 0.5]]).at(20)
     assert (low, high) == (0.0, 0.01)
+    low, high = band.Curve("score/frechet", [20, 40], [[90.0, 60.0, 30.0], [9.0, 6.0, 3.0]]).at(40)
+    assert 0 < low < 3 and high > 9
     low, high = band.Curve("loss/model", [20], [[-1.0, -1.2, 1.0]]).at(20)
     assert low < -1.2 < 1.0 < high
 
@@ -316,7 +318,9 @@ def test_a_shipped_band_holds_for_the_recipe_as_it_is(name):
     assert it.about["recipe"] == name and len(it.about["seeds"]) >= 3
     assert {k: v for k, v in it.about["knobs"].items() if defaults.get(k, "gone") != v} == {}
     whole = it.about["until"] == it.about["training"]["steps"]
-    assert any(n.startswith("loss/") for n in it.curves) and (any(n.startswith("score/") for n in it.curves) or not whole)
+    assert any(n.startswith("loss/") for n in it.curves) and (
+        any(n.startswith("score/") for n in it.curves) or not whole
+    )
 
 
 def test_bands_are_in_the_package():

@@ -5,14 +5,14 @@ gave to recipes/bands/NAME.json. The band is made from these values here:
 
     value at step s    the mean of the log's lines in (s − s/8, s], a line weighing as many steps as it covers;
                        a score is taken as it is
-    x                  ln(value) where all are above 0, else the value; scores always the value
+    x                  ln(value) where all are above 0, else, and of a score from 0 to 1, the value
     var_j              of x over the n seeds at step j of the grid, n − 1 below
     s_j²               √(a·b): a the mean of var over j and its two neighbours on either side, b that over all steps
     band at j          mean_j ± max(k(n)·s_j·√(1 + 1/n), floor), linear in log(step) between steps of the grid
 
 Three seeds tell little of a variance at one step, so steps lend each other theirs. k(n) = 4 + 1/(n − 2) is chosen by
 simulation, so that of sound runs at most one in fifty leaves the band of a metric anywhere (docs/bands.md).
-Of a score that is a share, the band is within 0 … 1.
+The band of a score from 0 to 1 is within 0 … 1.
 """
 
 from __future__ import annotations
@@ -67,7 +67,12 @@ class Curve:
 
     @cached_property
     def logarithmic(self) -> bool:
-        return not self.name.startswith("score/") and min(map(min, self.values)) > 0
+        return not self.share and min(map(min, self.values)) > 0
+
+    @cached_property
+    def share(self) -> bool:
+        """Whether it is a score from 0 to 1."""
+        return self.name.startswith("score/") and all(0 <= v <= 1 for row in self.values for v in row)
 
     @cached_property
     def edges(self) -> list[tuple[float, float]]:
@@ -83,8 +88,7 @@ class Curve:
             found.append((mean - half, mean + half))
         if self.logarithmic:
             return [(math.exp(low), math.exp(high)) for low, high in found]
-        share = self.name.startswith("score/") and all(0 <= v <= 1 for row in x for v in row)
-        return [(max(0.0, low), min(1.0, high)) for low, high in found] if share else found
+        return [(max(0.0, low), min(1.0, high)) for low, high in found] if self.share else found
 
     def at(self, step: float) -> tuple[float, float] | None:
         """(low, high) at any step between the first and the last; None outside."""
