@@ -11,6 +11,7 @@ from torch import Tensor
 
 from phosphene.data.scenes import Scenes, accepted, parse
 from phosphene.data.sheet import to_image
+from phosphene.diffusion.denoiser import Denoise, Denoised
 from phosphene.diffusion.noise import Plain
 from phosphene.metrics.features import extractor
 from phosphene.metrics.frechet import Moments
@@ -74,8 +75,12 @@ def strip(system: Ddpm, seed: int, columns: int = 8, *, silent: bool = False, **
     """One run: what the network was shown, x_t at `columns` − 1 times evenly spread, and the picture that came out."""
     seen: list[Tensor] = []
 
-    def looking(denoise):
-        return lambda x, t: seen.append(x) or denoise(x, t)
+    def looking(denoise: Denoise) -> Denoise:
+        def looked(x: Tensor, t: Tensor) -> Denoised:
+            seen.append(x)
+            return denoise(x, t)
+
+        return looked
 
     *_, last = system.generate([None], seeds=[seed], around=looking, **_noise(system, [seed], silent), **how)
     places = [round(i * (len(seen) - 1) / (columns - 2)) for i in range(columns - 1)]

@@ -143,5 +143,5 @@ def drawn(mean: Tensor, z: Tensor) -> Tensor:
 
 def divergence(m: Tensor, n: Tensor) -> Tensor:
     """KL of two coins by their means, in nats: Σ p·log(p/q) over x = ±1, p = (1+m·x)/2, q = (1+n·x)/2, |n| < 1."""
-    sides = [((1 + m * x) / 2, (1 + n * x) / 2) for x in (1, -1)]
-    return sum(torch.xlogy(p, p) - torch.xlogy(p, q) for p, q in sides)
+    p, q = (torch.stack([1 + mean, 1 - mean]) / 2 for mean in (m, n))
+    return (torch.xlogy(p, p) - torch.xlogy(p, q)).sum(0)
