@@ -167,7 +167,9 @@ def copied(autoencoder: Any, pictures: Iterable[Tensor], extractor: Extractor, s
     The interval of the distance draws originals together with their copies: both sides are of the same pictures.
     """
     device = next(autoencoder.parameters()).device
-    near, alike, pairs = [], [], []
+    near: list[Tensor] = []
+    alike: list[Tensor] = []
+    pairs: list[tuple[Tensor, Tensor]] = []
     ours, theirs = (Collector(extractor.dim) for _ in range(2))
     for batch in pictures:
         x = batch.permute(0, 3, 1, 2).float().to(device) / 127.5 - 1

@@ -98,7 +98,8 @@ PAPERS: dict[str, Paper] = {
         lambda: ddpm((128, 128, 256, 256, 512, 512), (0, 0, 0, 0, 1, 0)),
     ),
     "adm-64": Paper(
-        "ADM, ImageNet 64×64", "Dhariwal & Nichol 2021, appendix I", 296, lambda: adm(192, (1, 2, 3, 4), 3, (0, 1, 1, 1))
+        "ADM, ImageNet 64×64", "Dhariwal & Nichol 2021, appendix I", 296,
+        lambda: adm(192, (1, 2, 3, 4), 3, (0, 1, 1, 1)),
     ),
     "adm-128": Paper(
         "ADM, ImageNet 128×128", "Dhariwal & Nichol 2021, appendix I", 422,

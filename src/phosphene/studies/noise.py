@@ -6,7 +6,7 @@ With the trained network, and with the exact denoiser of 2,000 scenes, which mak
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 from PIL import Image
@@ -58,7 +58,7 @@ def measured(job: Job) -> Iterator[str | Found]:
 Swept = dict[tuple[str, int], Scored]
 
 
-def swept(system: Ddpm, kinds: list[str], judge: Judge, job: Job, name: str) -> Iterator[str]:
+def swept(system: Ddpm, kinds: list[str], judge: Judge, job: Job, name: str) -> Generator[str, None, Swept]:
     """Returns {(kind, steps): scores}."""
     found: Swept = {}
     for kind in kinds:

@@ -78,8 +78,8 @@ def erased(pictures: Tensor) -> Tensor:
 def inpainting(stage: Ddpm) -> Inpaint | InpaintUpscaler:
     """The stage, to be fine-tuned: a copy with four channels more beside x, whose weights are zero.
 
-    So it begins by making what the stage makes, whatever it is shown there (§4.3: "we initialize the corresponding input
-    weights for these new channels to zero before fine-tuning"). Raises Problem where its network is no U-Net.
+    So it begins by making what the stage makes, whatever it is shown there (§4.3). Raises Problem where its network is
+    no U-Net.
     """
     stage = copy.deepcopy(stage)
     net, c = stage.denoiser.net, stage.channels
