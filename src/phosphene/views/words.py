@@ -133,7 +133,8 @@ def words_of(encoder: nn.Module, prompt: Prompt) -> list[Word]:
 
 def _pieces(text: str, spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     """Where the words of a text begin and end: Latin ones by their letters, Chinese ones by the tokens."""
-    cuts = {a for a, b in spans if b > a} | {b for a, b in spans if b > a}
+    cuts = {end for a, b in spans if b > a for end in (a, b)}
+    cuts -= {i for a, b in spans for i in range(a + 1, b)}  # a token of bytes may hold the end of one and the next
     pieces = []
     for match in re.finditer(r"\w+(?:['’]\w+)*", text):
         start = match.start()

@@ -56,6 +56,7 @@ _KINDS = {
     "nets.prior": "Prior",
     "nets.resnet": "ClipResNet",
     "nets.unet": "UNet",
+    "studies.exact": "Exact",
     "systems.autoencoder": "AutoencoderSystem",
     "systems.binomial": "Binomial",
     "systems.cascade": "Cascade",
