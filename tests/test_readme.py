@@ -23,12 +23,13 @@ from phosphene.cli.list import show
 from phosphene.cli.making import SHARED
 from phosphene.cli.replay import replay
 from phosphene.cli.show import VIEWS, place
+from phosphene.cli.study import run as study
 from phosphene.cli.train import _run, find
 
 PROJECT = Path(__file__).resolve().parent.parent
 PAGES = ["README.md", "README.zh-CN.md"]
 COMMANDS = {"evaluate": (evaluate,), "compare": (compare,), "inspect": (inspect,), "list": (show,), "data": (data,)}
-COMMANDS |= {"doctor": (doctor,), "replay": (replay,)}
+COMMANDS |= {"doctor": (doctor,), "replay": (replay,), "study": (study,)}
 COMMANDS |= {"generate": (generate, *SHARED), "edit": (edit, *SHARED), "convert": (convert,)}
 
 
