@@ -44,6 +44,7 @@ _KINDS = {
     "diffusion.schedule": "Cosine Flow Geometric Karras Linear ScaledLinear Sigmoid Table",
     "nets.autoencoder": "Autoencoder ConvDecoder ConvEncoder ConvTower PatchCode PatchDiscriminator Thumbnail",
     "nets.dit": "DiT",
+    "nets.exact": "Exact",
     "nets.layers": "Conventions AddedTimeEmbedding TimeEmbedding ResBlock ScaleShiftResBlock "
     "SelfAttention2d SpatialTransformer CornerDownsample Downsample ResDownsample ResUpsample TransposedUpsample "
     "Upsample PlainResDownsample PlainResUpsample",
@@ -56,7 +57,6 @@ _KINDS = {
     "nets.prior": "Prior",
     "nets.resnet": "ClipResNet",
     "nets.unet": "UNet",
-    "studies.exact": "Exact",
     "systems.autoencoder": "AutoencoderSystem",
     "systems.binomial": "Binomial",
     "systems.cascade": "Cascade",
