@@ -47,7 +47,7 @@ def glide_base(words: GlideEncoder, size: int, channels: Sequence[int], attentio
 def glide_upscaler(
     words: GlideEncoder, size: int, small: int, channels: Sequence[int], attention: Sequence[int]
 ) -> Upscaler:
-    """GLIDE's upsampler, told the words and the small picture, and not guided: v on the cosine schedule down to no signal.
+    """GLIDE's upsampler, told the words and the small picture, not guided: v, on the cosine schedule down to no signal.
 
     The paper's ε on its linear schedule is divided by 0.006 at the noisiest step: after minutes of training, what is
     left of its error there is a coloured ground, where v of pure noise is −x0, which the small picture nearly is.
