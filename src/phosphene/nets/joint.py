@@ -44,15 +44,22 @@ class JointAttention2d(SelfAttention2d):
         return x + h.transpose(1, 2).unflatten(2, x.shape[2:])
 
 
+class TokenGroupNorm(nn.GroupNorm):
+    """GroupNorm of tokens (B, L, D) over L and groups of D: padding counts, too."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return super().forward(tokens.transpose(1, 2)).transpose(1, 2)
+
+
 class NormedJointAttention2d(JointAttention2d):
-    """The same, with a norm on the tokens (Saharia et al. 2022, Imagen, §2.4; here GroupNorm, as in DeepFloyd's IF)."""
+    """The same, with a GroupNorm on the tokens, as in DeepFloyd's IF."""
 
     def norm_of(self, context_dim: int) -> nn.Module:
-        return nn.GroupNorm(32, context_dim)
+        return TokenGroupNorm(32, context_dim)
 
 
 class CrossAttention2d(nn.Module):
-    """Pixels attend to the normed tokens alone: for levels of many pixels (Saharia et al. 2022; DeepFloyd's IF)."""
+    """Pixels attend to the normed tokens alone, GroupNorm again: for levels of many pixels (DeepFloyd's IF)."""
 
     def __init__(
         self,
@@ -64,9 +71,13 @@ class CrossAttention2d(nn.Module):
     ):
         super().__init__()
         context_dim = wanted(context_dim, self)
-        self.norm, self.norm_tokens = how.norm(channels), nn.GroupNorm(32, context_dim)
+        self.norm, self.norm_tokens = how.norm(channels), self.norm_of(context_dim)
         self.attn = Attention(channels, heads_of(channels, head_dim), context_dim, bias=True)
         zero(self.attn.to_out)
+
+    def norm_of(self, context_dim: int) -> nn.Module:
+        """What the tokens go through before they are attended to."""
+        return TokenGroupNorm(32, context_dim)
 
     def forward(self, x: Tensor, cond) -> Tensor:
         h = self.norm(x).flatten(2).transpose(1, 2)  # (B, HW, C)
@@ -74,11 +85,26 @@ class CrossAttention2d(nn.Module):
         return x + h.transpose(1, 2).unflatten(2, x.shape[2:])
 
 
+class LayerNormed:
+    """Every token normed by itself, so that padding says nothing: what Imagen found critical (§2.4 there)."""
+
+    def norm_of(self, context_dim: int) -> nn.Module:
+        return nn.LayerNorm(context_dim)
+
+
+class ImagenJointAttention2d(LayerNormed, JointAttention2d):
+    """GLIDE's, with a LayerNorm on the tokens (Saharia et al. 2022, §2.4)."""
+
+
+class ImagenCrossAttention2d(LayerNormed, CrossAttention2d):
+    """Attention to the tokens alone, with a LayerNorm on them (there): its super-resolution models have no other."""
+
+
 def normed(norm: nn.Module, cond) -> Tensor:
-    """The condition's tokens (B, L, D), normed over L and groups of D. Raises ValueError where there are none."""
+    """The condition's tokens (B, L, D) behind the norm. Raises ValueError where there are none."""
     if cond is None or cond.tokens is None:
         raise ValueError("this network attends to tokens, and the condition has none")
-    return norm(cond.tokens.transpose(1, 2)).transpose(1, 2)
+    return norm(cond.tokens)
 
 
 def wanted(context_dim: int | None, layer: nn.Module) -> int:

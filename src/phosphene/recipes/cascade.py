@@ -1,4 +1,4 @@
-"""What recipes of cascades build alike: the stages of GLIDE, and the small pictures that the first one learns from."""
+"""What recipes of cascades build alike: GLIDE's stages, Imagen's, and the small pictures that a first one learns from."""
 
 from __future__ import annotations
 
@@ -7,18 +7,23 @@ from dataclasses import replace
 
 import torch
 from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
 
 from phosphene.data.base import Example, Source
 from phosphene.diffusion.denoiser import Denoiser
 from phosphene.diffusion.schedule import Cosine
-from phosphene.nets.joint import JointAttention2d
+from phosphene.nets.joint import ImagenJointAttention2d, JointAttention2d
 from phosphene.nets.layers import AddedTimeEmbedding, ScaleShiftResBlock
 from phosphene.nets.unet import UNet
 from phosphene.parts import again
 from phosphene.systems.clip import ClipSystem
 from phosphene.systems.ddpm import Ddpm
 from phosphene.systems.upscale import Upscaler
+from phosphene.text.deepfloyd import IfEncoder
+from phosphene.text.encoders import TextEncoder
 from phosphene.text.glide import GlideEncoder, GlideTokenizer
+from phosphene.text.hugging import HuggingEncoder
 
 
 class Reduced:
@@ -37,9 +42,24 @@ class Reduced:
         return replace(example, image=example.image.resize((self.side, self.side), Image.Resampling.BOX))
 
 
+def reduced(pictures: Tensor, side: int) -> Tensor:
+    """Pictures (B, 3, H, W) at side × side, the mean of their pixels."""
+    return F.interpolate(pictures, size=(side, side), mode="area")
+
+
+def enlarged(pictures: Tensor, side: int = 32) -> Tensor:
+    """Smaller pictures (B, 3, h, w) at side × side, by bicubic; others as they are. Scenes are read from 32×32 on.
+
+    Of 200 scenes reduced to 16×16 and enlarged again the exact parser reads all (docs/lineage/glide.md).
+    """
+    if pictures.shape[-1] >= side:
+        return pictures
+    return F.interpolate(pictures, size=(side, side), mode="bicubic").clamp(-1, 1)
+
+
 def glide_base(words: GlideEncoder, size: int, channels: Sequence[int], attention: Sequence[int]) -> Ddpm:
     """GLIDE's base (Nichol et al. 2021): ε and a learned variance on the cosine schedule of 1000 steps."""
-    net = _unet(3, 6, words, channels, attention)
+    net = _unet(3, 6, channels, attention, words.proj.out_features, words.transformer.width)
     how = dict(steps=30, guidance=3.0, options={"variance": "learned"})
     return Ddpm(Denoiser(net, Cosine(), learned_variance=True), words, size, **how)
 
@@ -52,17 +72,41 @@ def glide_upscaler(
     The paper's ε on its linear schedule is divided by 0.006 at the noisiest step: after minutes of training, what is
     left of its error there is a coloured ground, where v of pure noise is −x0, which the small picture nearly is.
     """
-    net = _unet(6, 3, words, channels, attention)
+    net = _unet(6, 3, channels, attention, words.proj.out_features, words.transformer.width)
     return Upscaler(Denoiser(net, Cosine(zero_snr=True), "v"), words, size, small, sampler="ddim", steps=12)
 
 
-def _unet(seen: int, out: int, words: GlideEncoder, channels: Sequence[int], attention: Sequence[int]) -> UNet:
-    """The U-Net of both: what the words say joins the time, and pixels attend to their tokens and to each other."""
-    emb_dim = words.proj.out_features
+def _unet(
+    seen: int, out: int, channels: Sequence[int], attention: Sequence[int], emb_dim: int, context_dim: int
+) -> UNet:
+    """The U-Net of all of them: what is told joins the time, and pixels attend to its tokens and to each other."""
     return UNet(
-        seen, out, channels, 1, attention, head_dim=16, context_dim=words.transformer.width, vector_dim=emb_dim,
-        emb_dim=emb_dim, block=ScaleShiftResBlock, attend=JointAttention2d, time=AddedTimeEmbedding,
+        seen, out, channels, 1, attention, head_dim=16, context_dim=context_dim, vector_dim=emb_dim, emb_dim=emb_dim,
+        block=ScaleShiftResBlock, attend=JointAttention2d, time=AddedTimeEmbedding,
     )  # fmt: skip
+
+
+def unclip_decoder(
+    clip: ClipSystem, size: int, channels: Sequence[int], attention: Sequence[int], begin: bool = True
+) -> UnclipDecoder:
+    """unCLIP's decoder (Ramesh et al. 2022, §2.1): GLIDE's U-Net and words, told z_i twice. v, down to no signal.
+
+    begin   its words begin with those of the CLIP
+    """
+    dim, emb_dim = clip.arguments["width"], 6 * channels[0]
+    words = glide_words(clip, dim, begin=begin)
+    head = UnclipHead(dim, emb_dim, dim)
+    net = _unet(3, 3, channels, attention, emb_dim, dim)
+    how = dict(sampler="ddim", steps=30, guidance=3.0)
+    denoiser = Denoiser(net, Cosine(zero_snr=True), "v")
+    return UnclipDecoder(clip, denoiser, UnclipEncoder(words, head, dim**0.5), size, **how)
+
+
+def unclip_upscaler(size: int, small: int, channels: Sequence[int], **corrupted: float) -> Upscaler:
+    """unCLIP's upsamplers (§2.1): convolutions alone, told no words. corrupted: blurred=, noised= of an Upscaler."""
+    net = UNet(6, 3, channels, 1, (0,) * len(channels), block=ScaleShiftResBlock)
+    how = dict(sampler="ddim", steps=12, **corrupted)
+    return Upscaler(Denoiser(net, Cosine(zero_snr=True), "v"), None, size, small, **how)
 
 
 def glide_words(clip: ClipSystem, emb_dim: int, length: int = 24, begin: bool = True) -> GlideEncoder:
@@ -81,3 +125,24 @@ def glide_words_again(words: GlideEncoder, emb_dim: int) -> GlideEncoder:
     with torch.no_grad():
         made.padding.copy_(words.padding)
     return made
+
+
+def imagen_words(text: TextEncoder | HuggingEncoder, emb_dim: int, level: float | None = None) -> IfEncoder:
+    """Imagen's head on a frozen text encoder: pooled states join the time, all are attended to; for an upscaler a level.
+
+    level is what is told of the noise on the small picture where nothing else is; None is a base's.
+    """
+    return IfEncoder(text.width, emb_dim, None, 4, level, 2 * (emb_dim // 8), None, text, padded=False)
+
+
+def imagen_base(
+    words: IfEncoder, size: int, channels: Sequence[int], attention: Sequence[int], quantile: float | None = 0.995
+) -> Ddpm:
+    """Imagen's base (Saharia et al. 2022): told frozen words, with the dynamic threshold; v, where the paper has ε."""
+    emb_dim = words.pool.norm2.normalized_shape[0]
+    net = UNet(
+        3, 3, channels, 1, attention, head_dim=16, context_dim=words.dim, vector_dim=emb_dim, emb_dim=emb_dim,
+        block=ScaleShiftResBlock, attend=ImagenJointAttention2d, time=AddedTimeEmbedding,
+    )  # fmt: skip
+    how = dict(sampler="ddim", steps=20, guidance=3.0, threshold=None if quantile is None else (quantile,))
+    return Ddpm(Denoiser(net, Cosine(zero_snr=True), "v"), words, size, **how)

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import Problem
-from ..parts import part
+from ..parts import again, part
 from .base import Batch, Loss, Preview, Prompt, System
 from .source import Source
 
 EACH = ("steps", "guidance", "sampler", "spacing")  # what a list says to every stage
-ALL = ("negative", "grammar", "clip_skip")  # what every stage is told; the rest is the first one's
+ALL = ("negative", "grammar", "clip_skip", "level")  # what every stage is told; the rest is the first one's
 
 
 @part
@@ -48,7 +48,7 @@ class Cascade(System):
         """A cascade with another stage in the place of stages[index]; the others are shared with this one."""
         stages = list(self.stages)
         stages[index] = stage
-        return Cascade(stages)
+        return again(self, stages=stages)
 
     @property
     def denoiser(self) -> Any:
@@ -87,7 +87,8 @@ class Cascade(System):
                 what the mask keeps is kept by every stage. A first stage that likens is told the image as it is,
                 of any size, and knows no mask
         how     steps, guidance, sampler, spacing: one value is the first stage's, and a list has one a stage (None: its
-                own). negative, grammar and clip_skip are every stage's, and all else is the first one's
+                own). level: one value is every upscaler's (systems/imagen.py), and a list has one for each of them.
+                negative, grammar and clip_skip are every stage's, and all else is the first one's
         Raises Problem for a list of another length, for hires, and for what a stage raises it.
         """
         if how.get("hires", 1) != 1:
@@ -110,7 +111,14 @@ class Cascade(System):
 
     def _said(self, k: int, how: dict[str, Any]) -> dict[str, Any]:
         """What of the options is stage k's."""
-        its = dict(how) if k == 0 else {name: how[name] for name in ALL if name in how}
+        its = {name: value for name, value in how.items() if k == 0 or name in ALL}
+        if "level" in its and len(self.stages) > 1:
+            levels = its.pop("level")
+            if isinstance(levels, (list, tuple)):
+                if len(levels) != len(self.stages) - 1:
+                    raise Problem(f"level={list(levels)}: one, or one for each of {len(self.stages) - 1} upscalers")
+                levels = levels[k - 1]
+            its |= {"level": levels} if k else {}
         for name in EACH:
             value = how.get(name)
             if isinstance(value, (list, tuple)):

@@ -155,6 +155,7 @@ class Ddpm(System):
         beside: Cond | None = None,
         around: Callable[[Denoise], Denoise] | None = None,
         guides: Guides = (),
+        encoder: nn.Module | None = None,
         **options,
     ) -> Iterator[Preview]:
         """One run of a sampler.
@@ -168,6 +169,7 @@ class Ddpm(System):
         beside    what the network is shown beside x; None: what the source says
         around    put around the guided guess: who looks at it, or changes it (views/ does the first)
         guides    (who judges noisy pictures, how strongly its gradient pulls to the prompts), … (systems/guides.py)
+        encoder   who reads the prompts, in the place of the system's own
         """
         n, schedule = len(prompts), self.denoiser.schedule
         sampler = sampler or ("ddim" if source and source.invert is not None else self.sampler)
@@ -178,7 +180,7 @@ class Ddpm(System):
         also = self._beside(source, noise, n, size) if beside is None else beside
         if sampler == self.sampler:
             options = {**self.options, **options}
-        words = {"also": also, "grammar": grammar, "clip_skip": clip_skip}
+        words = {"also": also, "grammar": grammar, "clip_skip": clip_skip, "encoder": encoder}
         sees = beside is None and also.image is not None  # an inpainting network, which is shown what stays
         x, known = start(z, times[0], schedule), None
         if source is not None and not (sees and source.anew):
@@ -207,9 +209,16 @@ class Ddpm(System):
         return step.x
 
     def _guided(
-        self, prompts: Sequence[Prompt | Between], negative, guidance: float, times: Tensor, guides: Guides = (), **how
+        self,
+        prompts: Sequence[Prompt | Between],
+        negative,
+        guidance: float,
+        times: Tensor,
+        guides: Guides = (),
+        encoder: nn.Module | None = None,
+        **how,
     ) -> Denoise:
-        denoise = guided(self.denoiser, self.encoder, prompts, negative, guidance, times, **how)
+        denoise = guided(self.denoiser, encoder or self.encoder, prompts, negative, guidance, times, **how)
         guides = [*guides, *((on.guide, on.strength) for on in self.guides)]
         denoise = steered(denoise, guides, prompts, self.denoiser.schedule)
         if self.threshold is not None:

@@ -26,6 +26,7 @@ class Upscaler(Ddpm):
     """A denoiser of pictures of `size` pixels a side, told of the same picture at `small` pixels a side.
 
     noised   the time up to which the enlarged picture is noised (Ho et al. 2022, §4: it hides what the enlarging did)
+    blurred  in training the small picture is blurred, by up to so many of its pixels (blur): a cascade's are not as sharp
     corners  enlarged so that the corners' pixels, not the corners, lie on each other (align_corners)
     """
 
@@ -47,28 +48,35 @@ class Upscaler(Ddpm):
         bound: float | None = 1.0,
         noised: float = 0.0,
         corners: bool = False,
+        blurred: float = 0.0,
     ):
         base = denoiser, encoder, size, channels, sampler, spacing, steps, guidance
         super().__init__(*base, options=options, threshold=threshold, bound=bound)
-        self.small, self.noised, self.corners = small, noised, corners
+        self.small, self.noised, self.corners, self.blurred = small, noised, corners, blurred
 
     def cond(self, batch: Batch) -> Cond:
-        """The prompts, and the small picture, which is the mean of the large one's pixels."""
-        size = batch.image.shape[2:]
-        return self.encoder(batch.prompts).merged(self.told(self.stand_in(batch.image), (size[0], size[1])))
+        """The prompts, and the small picture, which is the mean of the large one's pixels, at times blurred."""
+        size, small = batch.image.shape[2:], self.stand_in(batch.image)
+        if self.blurred:
+            small = blur(small, self.blurred * torch.rand(len(small)))
+        return self.encoder(batch.prompts).merged(self.told(small, (size[0], size[1])))
 
     def stand_in(self, pictures: Tensor) -> Tensor:
         """What of the pictures (B, 3, H, W) is given, for the rest to be made anew: them at `small` pixels a side."""
         return F.interpolate(pictures, size=(self.small, self.small), mode="area")
 
-    def told(self, small: Tensor, size: tuple[int, int], z: Tensor | None = None) -> Cond:
+    def told(
+        self, small: Tensor, size: tuple[int, int], z: Tensor | None = None, noised: float | Tensor | None = None
+    ) -> Cond:
         """Small pictures (B, 3, h, w) in [−1, 1], bilinearly enlarged to `size`: what the network is shown beside x.
 
-        z is the unit noise on them, like x, where they are noised; None draws it.
+        z is the unit noise on them, like x, where they are noised; None draws it. noised, one number or (B,): another
+        time than the system's.
         """
         large = F.interpolate(self.encode(small), size=size, mode="bilinear", align_corners=self.corners)
-        if self.noised:
-            large = self.denoiser.schedule.jump(large, self.noised, torch.randn_like(large) if z is None else z)
+        noised = torch.as_tensor(self.noised if noised is None else noised)
+        if noised.any():
+            large = self.denoiser.schedule.jump(large, noised, torch.randn_like(large) if z is None else z)
         return Cond(image=large)
 
     @torch.no_grad()
@@ -82,12 +90,14 @@ class Upscaler(Ddpm):
         mask: Tensor | None = None,
         size: tuple[int, int] | None = None,
         noise=None,
+        noised: float | None = None,
         **how,
     ) -> Iterator[Preview]:
         """Larger pictures, a Preview a step. image (B or 1, 3, h, w) in [−1, 1]: the small ones, one a prompt or one.
 
         picture (B or 1, 3, H, W) and mask (B or 1, 1, H, W): what of the large picture stays as it is, where the mask
-        is 0. size (height, width) is that of what is made; None is the trained size. how: as Ddpm.generate takes it.
+        is 0. size (height, width) is that of what is made; None is the trained size. noised: another time than the
+        system's, up to which the small ones are noised. how: as Ddpm.generate takes it.
         Raises Problem without a picture, and for what Ddpm.generate raises it.
         """
         if image is None:
@@ -99,11 +109,25 @@ class Upscaler(Ddpm):
         source = None if picture is None else Source(picture, mask)
         size = size or (self.size, self.size) if source is None else source.size
         noise = noise or path((self.channels, *self._inside(size)), seeds, self.stage, self.device)
-        z = noise.start("small").to(self.device) if self.noised else None
+        noised = self.noised if noised is None else noised
+        z = noise.start("small").to(self.device) if noised else None
         small = image.to(self.device, torch.float32).expand(len(prompts), -1, -1, -1)
-        beside = self.beside(self.told(small, size, z), source)
+        beside = self.beside(self.told(small, size, z, noised), source)
         yield from self._run(prompts, seeds, self.stage, source, size=size, noise=noise, beside=beside, **how)
 
     def beside(self, told: Cond, source: Source | None) -> Cond:
         """All that the network is shown: what it is told, and for those that inpaint what stays of the picture."""
         return told
+
+
+def blur(pictures: Tensor, deviations: Tensor) -> Tensor:
+    """Pictures (B, C, H, W), each by a Gaussian of its own deviation in pixels, (B,); 0 leaves it as it is.
+
+    At the edges the mean is over what is there.
+    """
+    for axis in (2, 3):
+        at = torch.arange(pictures.shape[axis]).to(pictures)
+        apart = (at[:, None] - at).square() / (2 * deviations.to(pictures).clamp(min=1e-3).square().view(-1, 1, 1))
+        weights = (-apart).softmax(-1)  # (B, side, side), of each pixel there for each pixel here
+        pictures = torch.einsum("bchw,bxh->bcxw" if axis == 2 else "bchw,bxw->bchx", pictures, weights)
+    return pictures

@@ -42,13 +42,16 @@ CONFIGS = ("model_index.json", "config.json", "open_clip_config.json")  # of a f
 _KINDS = {
     "diffusion.denoiser": "Denoiser MinSnr P2 Snr",
     "diffusion.schedule": "Cosine Flow Geometric Karras Linear ScaledLinear Sigmoid Table",
+    "nets.ar_prior": "CodeTransformer PcaCodes",
     "nets.autoencoder": "Autoencoder ConvDecoder ConvEncoder ConvTower PatchCode PatchDiscriminator Thumbnail",
+    "nets.components": "Components",
     "nets.dit": "DiT",
     "nets.exact": "Exact",
     "nets.layers": "Conventions AddedTimeEmbedding TimeEmbedding ResBlock ScaleShiftResBlock "
     "SelfAttention2d SpatialTransformer CornerDownsample Downsample ResDownsample ResUpsample TransposedUpsample "
     "Upsample PlainResDownsample PlainResUpsample",
-    "nets.joint": "CrossAttention2d JointAttention2d NormedJointAttention2d",
+    "nets.joint": "CrossAttention2d ImagenCrossAttention2d ImagenJointAttention2d JointAttention2d "
+    "NormedJointAttention2d",
     "nets.quantize": "VqAutoencoder",
     "nets.tiny": "TinyAutoencoder",
     "nets.classifier": "AttentionHead MeanHead NoisyClassifier NormedSpatialHead SpatialHead",
@@ -66,7 +69,10 @@ _KINDS = {
     "systems.ddpm": "Ddpm",
     "systems.decoder": "ByDiffusion DiffusionDecoder",
     "systems.glide": "ClipEncoder Inpaint InpaintUpscaler Likeness",
+    "systems.imagen": "ImagenUpscaler",
     "systems.latent": "Latent",
+    "systems.unclip": "Unclip UnclipDecoder",
+    "systems.prior": "ArPrior DiffusionPrior",
     "systems.upscale": "Upscaler",
     "systems.vq": "VqSystem",
     "text.clip": "ClipTextEncoder ClipTokenizer",
@@ -77,7 +83,7 @@ _KINDS = {
     "text.hugging": "HuggingEncoder",
     "text.glide": "GlideEncoder GlideTokenizer",
     "text.tokenizer": "Tokenizer",
-    "text.unclip": "UnclipHead",
+    "text.unclip": "UnclipEncoder UnclipHead",
     "text.vocabulary": "Vocabulary",
 }
 # name in files -> "module:Class", imported when first needed; or the class itself, for one's own

@@ -7,15 +7,16 @@ from phosphene.recipes.scenes.compressed import in_kl, in_kl8, in_kl16, in_kl48,
 from phosphene.recipes.scenes.ddpm import ddpm
 from phosphene.recipes.scenes.decoders import diffused, kl, small, superres, vq
 from phosphene.recipes.scenes.glide import glide, glide_inpaint, glide_like, glide_upscale
-from phosphene.recipes.scenes.guidance import base, classifier, clip_noised
+from phosphene.recipes.scenes.guidance import classifier, clip_noised
+from phosphene.recipes.scenes.imagen import imagen
 from phosphene.recipes.scenes.latent import latent
 from phosphene.recipes.scenes.layout import layout, map
 from phosphene.recipes.scenes.score import ncsn
 from phosphene.recipes.scenes.shared import autoencoder, clip
+from phosphene.recipes.scenes.unclip import unclip, unclip_upscale
 
 __all__ = [
     "autoencoder",
-    "base",
     "classifier",
     "clip",
     "clip_noised",
@@ -25,6 +26,7 @@ __all__ = [
     "glide_inpaint",
     "glide_like",
     "glide_upscale",
+    "imagen",
     "in_kl",
     "in_kl8",
     "in_kl16",
@@ -41,5 +43,7 @@ __all__ = [
     "ncsn",
     "small",
     "superres",
+    "unclip",
+    "unclip_upscale",
     "vq",
 ]

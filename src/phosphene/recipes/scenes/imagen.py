@@ -1,0 +1,54 @@
+"""Imagen on scenes (Saharia et al. 2022): frozen words, a base of 16×16 pixels, and stages that make it larger."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from phosphene.recipes.base import Plan, every, recipe, source_of
+from phosphene.recipes.scenes.glide import DATA, read_enlarged
+from phosphene.recipes.scenes.latent import PROMPTS
+
+
+@recipe(clip="scenes.clip")
+def imagen(
+    *,
+    data: str = DATA,
+    size: int = 16,
+    clip: Path | None = None,
+    t5: str = "",
+    steps: int = 2000,
+    batch: int = 64,
+    lr: float = 1e-3,
+    width: int = 32,
+    drop: float = 0.1,
+    pictures: int = 30_000,
+    judged: int = 500,
+    seed: int = 0,
+) -> Plan:
+    """Imagen's base: scenes of 16×16 pixels, those of 32×32 reduced, from words that a frozen encoder reads.
+
+    phosphene train scenes.imagen
+
+    clip      a bundle of scenes.clip, whose text encoder reads, frozen; trained first where none is given
+    t5        a folder of T5, or of another encoder of Hugging Face's, that reads in its place
+    width     channels at the full size; four times as many at a quarter of it
+    drop      how often the caption is left out, for guidance by the empty one
+    pictures  how many scenes are drawn to learn from
+    judged    how many pictures of one object the exact parser reads at the end, enlarged by bicubic; 0 is none
+    """
+    from phosphene.data.batches import Batches, cached
+    from phosphene.recipes.cascade import Reduced, imagen_base, imagen_words
+    from phosphene.recipes.grids import grid_of
+    from phosphene.text.hugging import HuggingEncoder
+
+    words = imagen_words(HuggingEncoder(t5) if t5 else clip.text, 6 * width)
+    system = imagen_base(words, size, (width, 2 * width, 4 * width), (0, 1, 1))
+    scenes = Reduced(source_of(data, size=2 * size, n=pictures), size)
+    batches = cached(Batches(scenes, size=size, batch=batch, seed=seed, drop=drop))
+    settings = dict(steps=steps, lr=lr, seed=seed, sample_every=every(steps, 2), score_every=every(steps, 3))
+    return Plan(
+        system, batches, settings, sample=grid_of(PROMPTS * 2),
+        score=lambda it: {"right": read_enlarged(it, min(judged, 40)).rate} if judged else {},
+        report=lambda it: [f"- enlarged by bicubic, one object: right {read_enlarged(it, judged)}"] if judged else [],
+        card="# scenes.imagen\n\nImagen's base: scenes of 16×16 pixels, from words in English and Chinese.",
+    )  # fmt: skip
