@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 
 import phosphene
-from phosphene.data.scenes import Scenes
 from phosphene.errors import Problem
 from phosphene.metrics.likelihood import bits
 from phosphene.recipes import RECIPES
-from phosphene.recipes.parts import pictures_of
+from phosphene.studies.pictures import held
 from phosphene.weights import bundle
 
 SCENES = dict(steps=2, batch=4, width=16, pictures=8, judged=2)
@@ -35,9 +34,9 @@ def test_ddpm(tmp_path, knobs, predicts, weight, learned):
     denoiser = system.denoiser
     assert (denoiser.predicts, denoiser.weight, denoiser.learned_variance) == (predicts, weight, learned)
     assert denoiser.schedule.T == 8 and any("takes for scenes" in note and "of 2" in note for note in notes)
-    assert phosphene.generate(seed=1, model=tmp_path / "run", steps=2).size == (32, 32)
+    assert phosphene.generate(seed=1, model=tmp_path / "run", steps=2).size == (16, 16)
     assert len(list((tmp_path / "run" / "checkpoints").iterdir())) == 2  # what the study "ema" looks at
-    assert bits(system, pictures_of(Scenes(32, 2, "test"), 32)).shape == (2,)
+    assert bits(system, held(2, 16)).shape == (2,)
 
 
 def test_betas_are_brought_to_the_number_of_steps():
@@ -52,9 +51,9 @@ def test_betas_are_brought_to_the_number_of_steps():
 def test_ncsn(tmp_path):
     system, notes = trained("scenes.ncsn", tmp_path / "run", levels=4, inner=2, **SCENES)
     level = system.denoiser.schedule(1.0)
-    assert (float(level.alpha), float(level.sigma), system.sampler) == (1.0, pytest.approx(50), "langevin")
+    assert (float(level.alpha), float(level.sigma), system.sampler) == (1.0, pytest.approx(25), "langevin")
     assert any("takes for scenes" in note for note in notes)
-    assert phosphene.generate(seed=1, model=tmp_path / "run").size == (32, 32)
+    assert phosphene.generate(seed=1, model=tmp_path / "run").size == (16, 16)
 
 
 def test_binomial(tmp_path):

@@ -12,8 +12,9 @@ from phosphene.recipes.parts import pictures_of
 from phosphene.recipes.scenes.guidance import LEVELS, pairs, right, told_at
 from phosphene.recipes.scenes.shared import one_objects
 from phosphene.studies import Job, guidance, pictures
+from phosphene.systems.cascade import Cascade
 from phosphene.systems.classifier import Classifier
-from systems.small import awake, clip_noised, made, tower
+from systems.small import awake, clip_noised, glide_upscaler, made, tower
 
 
 @pytest.fixture
@@ -25,9 +26,10 @@ def judges():
 def test_the_study(monkeypatch, judges):
     monkeypatch.setattr(pictures, "SEEN", 16)
     monkeypatch.setattr(guidance, "SCALES", dict.fromkeys(guidance.SCALES, (1.0, 30.0)))
-    base, _ = made("ddpm")
-    base.eval().steps = 2
-    *lines, found = guidance.STUDY.measured(Job({"base": base, **judges}, 9, 0))
+    monkeypatch.setattr(guidance, "STEPS", 2)
+    cascade = Cascade([made("ddpm")[0].eval(), awake(glide_upscaler(32))])
+    cascade.stages[1].steps = 2
+    *lines, found = guidance.STUDY.measured(Job({"glide": cascade, **judges}, 9, 0))
     assert len(lines) == 7 and [row[:2] for row in found.rows] == [
         ("none", 0.0), *((kind, scale) for kind in guidance.SCALES for scale in (1.0, 30.0)),
     ]  # fmt: skip

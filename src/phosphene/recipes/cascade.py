@@ -1,4 +1,4 @@
-"""What recipes of cascades build alike: GLIDE's stages, Imagen's, and the small pictures that a first one learns from."""
+"""What recipes of cascades build alike: the stages of GLIDE, unCLIP and Imagen, and the small pictures that the first learns from."""
 
 from __future__ import annotations
 
@@ -19,11 +19,13 @@ from phosphene.nets.unet import UNet
 from phosphene.parts import again
 from phosphene.systems.clip import ClipSystem
 from phosphene.systems.ddpm import Ddpm
+from phosphene.systems.unclip import UnclipDecoder
 from phosphene.systems.upscale import Upscaler
 from phosphene.text.deepfloyd import IfEncoder
 from phosphene.text.encoders import TextEncoder
 from phosphene.text.glide import GlideEncoder, GlideTokenizer
 from phosphene.text.hugging import HuggingEncoder
+from phosphene.text.unclip import UnclipEncoder, UnclipHead
 
 
 class Reduced:

@@ -15,6 +15,7 @@ STUDIES: dict[str, str] = {
     "noise": "phosphene.studies.noise",
     "variance": "phosphene.studies.variance",
     "ema": "phosphene.studies.ema",
+    "samplers": "phosphene.studies.samplers",
     "guidance": "phosphene.studies.guidance",
     "strength": "phosphene.studies.strength",
     "decoders": "phosphene.studies.decoders",

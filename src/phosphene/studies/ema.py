@@ -17,7 +17,8 @@ WEIGHTS = {"averaged": "ema", "raw": "weights"}  # the checkpoint's files
 
 
 def measured(job: Job) -> Iterator[str | Found]:
-    system, judge, rows = job.systems["ddpm"], Judge(), []
+    system, rows = job.systems["ddpm"], []
+    judge = Judge(size=system.size)
     for path in saved(job.runs["ddpm"]):
         step = int(path.name.removeprefix("step-"))
         for kind, file in WEIGHTS.items():

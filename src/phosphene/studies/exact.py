@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from phosphene.data.scenes import Scenes
 from phosphene.diffusion.denoiser import Denoiser
 from phosphene.diffusion.schedule import Table
 from phosphene.nets.exact import Exact
-from phosphene.recipes.parts import pictures_of
+from phosphene.studies.pictures import held
 from phosphene.systems.ddpm import Ddpm
 
 KNOWN = 2000  # scenes
@@ -15,5 +14,5 @@ KNOWN = 2000  # scenes
 def exact(schedule: Table, n: int | None = None, size: int = 32, **how) -> Ddpm:
     """A system that knows n training scenes of one object (None: KNOWN of them), and nothing else, by heart."""
     net = Exact(schedule)
-    net.pictures.data = pictures_of(Scenes(size, n or KNOWN, "train", (1, 1)), size)
+    net.pictures.data = held(n or KNOWN, size, "train")
     return Ddpm(Denoiser(net, schedule, "x0"), size=size, **how).eval()

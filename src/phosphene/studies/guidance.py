@@ -1,7 +1,8 @@
 """Three kinds of guidance, one model: how near to real pictures, and how near to the words, as the scale goes up.
 
-The model is told words (classifier-free guidance), or it is told nothing and a judge of noisy pictures pulls: a
-classifier (Dhariwal & Nichol 2021), or a CLIP (GLIDE, §2.3). All curves begin at the same pictures, of no guidance.
+The model, GLIDE's base, is told words (classifier-free guidance), or it is told nothing and a judge of noisy pictures
+pulls: a classifier (Dhariwal & Nichol 2021), or a CLIP (GLIDE, §2.3). All curves begin at the same pictures, of no
+guidance. GLIDE's upsampler, told nothing, enlarges them all.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ SCALES = {
     "classifier": (1.0, 3.0, 8.0, 16.0),
     "CLIP": (1.0, 3.0, 8.0, 16.0),
 }
+STEPS = 20  # of the base
 JUDGES = {"classifier": "classifier", "CLIP": "clip"}  # kind -> the study's need that guides
 COLUMNS = ("guidance", "scale", "Fréchet", "CLIP score", "precision", "recall", "right")
 
@@ -59,6 +61,13 @@ def asked(n: int, seed: int) -> list[str]:
     return [caption(spec.without_sizes()) for spec, _ in evaluation_scenes("single", n, seed)]
 
 
+def made(cascade: Any, prompts: Sequence[str], seed: int, **how: Any) -> Tensor:
+    """What the base makes of the prompts, and the upsampler, which is told none, of that: (N, 3, H, W)."""
+    small, large = cascade.stages
+    pictures = made_of(small, prompts, seed, steps=STEPS, **how)
+    return made_of(large, [None] * len(prompts), seed, image=pictures)
+
+
 def scored(judge: Judge, pictures: Tensor, prompts: Sequence[str], seed: int) -> Scored:
     features, read = judge.features(pictures), score(prompts, pictures)
     near = manifold_intervals(judge.seen, features, seed=seed)
@@ -72,17 +81,17 @@ def scored(judge: Judge, pictures: Tensor, prompts: Sequence[str], seed: int) ->
 
 
 def measured(job: Job) -> Iterator[str | Found]:
-    base, judge, prompts = job.systems["base"], Judge(), asked(job.n, job.seed)
+    glide, judge, prompts = job.systems["glide"], Judge(), asked(job.n, job.seed)
     found: dict[str, list[tuple[float, Scored]]] = {}
     shown: dict[str, list[Tensor]] = {}
     yield f"no guidance: {job.n} pictures"
-    nothing = made_of(base, prompts, job.seed, guidance=0.0)
+    nothing = made(glide, prompts, job.seed, guidance=0.0)
     start = scored(judge, nothing, prompts, job.seed)
     for kind, scales in SCALES.items():
         found[kind], shown[kind] = [(0.0, start)], [nothing[:8]]
         for scale in scales:
             yield f"{kind}, scale {scale:g}: {job.n} pictures"
-            pictures = made_of(base, prompts, job.seed, **options(kind, scale, job.systems))
+            pictures = made(glide, prompts, job.seed, **options(kind, scale, job.systems))
             found[kind].append((scale, scored(judge, pictures, prompts, job.seed)))
             shown[kind].append(pictures[:8])
     rows = [(kind, scale, *it) for kind, each in found.items() for scale, it in each if scale]
@@ -134,10 +143,10 @@ def answer(found: dict[str, list[tuple[float, Scored]]], n: int) -> str:
 STUDY = Study(
     "What do classifier, CLIP and classifier-free guidance buy, and what does it cost?",
     {
-        "base": Need("scenes.base"),
+        "glide": Need("scenes.glide_upscale"),
         "classifier": Need("scenes.classifier"),
         "clip": Need("scenes.clip_noised"),
     },
     measured,
-    n=500,
+    n=400,
 )

@@ -29,7 +29,8 @@ KINDS: dict[str, dict[str, Any]] = {  # how Algorithm 2 is told
 
 
 def measured(job: Job) -> Iterator[str | Found]:
-    trained, judge = job.systems["ddpm"], Judge()
+    trained = job.systems["ddpm"]
+    judge = Judge(size=trained.size)
     by_heart = exact(trained.denoiser.schedule, size=trained.size, sampler="ddpm")
     ours = yield from swept(trained, list(KINDS), judge, job, "network")
     known = [kind for kind in KINDS if kind != "learned"]

@@ -16,6 +16,7 @@ from phosphene.diffusion.noise import Plain
 from phosphene.metrics.features import extractor
 from phosphene.metrics.frechet import Moments
 from phosphene.metrics.interval import Interval, frechet_interval
+from phosphene.recipes.cascade import enlarged, reduced
 from phosphene.recipes.parts import pictures_of
 from phosphene.systems.ddpm import Ddpm
 
@@ -35,23 +36,34 @@ class Scored(NamedTuple):
 
 
 class Judge:
-    """Scores pictures (N, 3, H, W) in [−1, 1]. Fréchet's distance is too large for few: compare it at equal N only."""
+    """Scores pictures (N, 3, H, W) in [−1, 1]. Fréchet's distance is too large for few: compare it at equal N only.
+
+    size  of the pictures; below 32×32, they are enlarged, and the test scenes are reduced and enlarged.
+    """
 
     def __init__(self, n: int | None = None, size: int = 32):
         self.extractor = extractor("clip")
-        self.seen = self.features(pictures_of(Scenes(size, n or SEEN, "test", (1, 1)), size))
+        self.seen = self.features(held(n or SEEN, size))
         self.real = Moments.of(self.seen)
 
     def features(self, pictures: Tensor) -> Tensor:
         """(N, D)."""
-        pixels = ((pictures.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+        shown = enlarged(pictures).clamp(-1, 1).permute(0, 2, 3, 1).contiguous()
+        pixels = ((shown + 1) * 127.5).round().to(torch.uint8)
         return torch.cat([self.extractor(part) for part in pixels.split(250)])
 
     def __call__(self, pictures: Tensor) -> Scored:
+        pictures = enlarged(pictures)
         features, share = self.features(pictures), accepted(pictures)
         distance = frechet_interval(Moments.of(features), features, self.real)
         kinds = {(thing.colour, thing.shape) for picture in pictures for thing in parse(picture).objects}
         return Scored(distance, Interval(share.rate, *share.interval), len(kinds))
+
+
+def held(n: int, size: int = 32, split: str = "test") -> Tensor:
+    """n scenes of one object of a split, (n, 3, size, size): those of "test" no run has seen."""
+    pictures = pictures_of(Scenes(32, n, split, (1, 1)), 32)
+    return pictures if size == 32 else reduced(pictures, size)
 
 
 class Silent(Plain):

@@ -7,11 +7,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from phosphene.data.scenes import Scenes
 from phosphene.diffusion.denoiser import Denoiser
-from phosphene.recipes.parts import pictures_of
 from phosphene.studies.base import Found, Job, Need, Study
-from phosphene.studies.pictures import COLUMNS, Judge, compared, made
+from phosphene.studies.pictures import COLUMNS, Judge, compared, held, made
 from phosphene.views.plot import Curve, Plot
 
 STEPS = (10, 100)
@@ -20,10 +18,11 @@ LOGSNR = [float(v) for v in torch.linspace(8, -8, 17)]
 
 
 def measured(job: Job) -> Iterator[str | Found]:
-    judge, held, rows, curves = Judge(), pictures_of(Scenes(32, HELD, "test", (1, 1)), 32), [], []
+    size = job.systems["eps"].size
+    judge, known, rows, curves = Judge(size=size), held(HELD, size), [], []
     for predicts, system in job.systems.items():
-        yield f"{predicts}: its guesses of {len(held)} noised scenes"
-        curves.append(Curve(predicts, list(zip(LOGSNR, errors(system.denoiser, held, job.seed), strict=True))))
+        yield f"{predicts}: its guesses of {len(known)} noised scenes"
+        curves.append(Curve(predicts, list(zip(LOGSNR, errors(system.denoiser, known, job.seed), strict=True))))
         for steps in STEPS:
             yield f"{predicts}, {steps} steps: {job.n} pictures"
             rows.append((predicts, steps, *judge(made(system, job.n, job.seed, steps=steps, variance="small"))))

@@ -1,7 +1,8 @@
 """SDEdit (Meng et al. 2022, §4): strokes become a picture, and the strength is how far it may go from them.
 
 A stroke picture is noised as far as the strength says and denoised under the prompt. Little noise keeps the strokes
-(faithful), much noise lets the model draw (realistic): the two curves of figure 3 there, in pixels and in latents.
+(faithful), much noise lets the model draw (realistic): the two curves of figure 3 there, in latents, and in pixels by
+GLIDE's cascade, whose base edits the picture made smaller.
 """
 
 from __future__ import annotations
@@ -113,7 +114,7 @@ def answer(found: dict[str, list], n: int) -> str:
 
 STUDY = Study(
     "How strong must an edit be to be real, and still be of its strokes?",
-    {"latents": Need("scenes.latent"), "pixels": Need("scenes.base")},
+    {"latents": Need("scenes.latent"), "pixels": Need("scenes.glide_upscale")},
     measured,
     n=200,
 )

@@ -8,14 +8,12 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from phosphene.data.scenes import Scenes
 from phosphene.diffusion.bound import variational_bound
 from phosphene.diffusion.denoiser import Denoised, Denoiser
 from phosphene.diffusion.schedule import Table
 from phosphene.metrics.interval import Interval, mean_of
-from phosphene.recipes.parts import pictures_of
 from phosphene.studies.base import Found, Job, Need, Study
-from phosphene.studies.pictures import COLUMNS, Judge, compared, made
+from phosphene.studies.pictures import COLUMNS, Judge, compared, held, made
 from phosphene.views.plot import Curve, Plot
 
 STEPS = (5, 10, 25, 50)
@@ -24,15 +22,15 @@ VARIANCES = {"small": 0.0, "large": 1.0, "learned": None}  # the spread where th
 
 
 def measured(job: Job) -> Iterator[str | Found]:
-    system, judge = job.systems["ddpm"], Judge()
-    held = pictures_of(Scenes(system.size, HELD, "test", (1, 1)), system.size)
+    system = job.systems["ddpm"]
+    judge, known = Judge(size=system.size), held(HELD, system.size)
     rows, curves = [], []
     for kind, spread in VARIANCES.items():
         found = []
         for steps in STEPS:
-            yield f"{kind} variance, {steps} steps: {job.n} pictures, the bound on {len(held)}"
+            yield f"{kind} variance, {steps} steps: {job.n} pictures, the bound on {len(known)}"
             scored = judge(made(system, job.n, job.seed, variance=kind, steps=steps))
-            found.append((scored, bits(system.denoiser, held, steps, spread, job.seed)))
+            found.append((scored, bits(system.denoiser, known, steps, spread, job.seed)))
         rows += [(kind, n, bound, *scored) for n, (scored, bound) in zip(STEPS, found, strict=True)]
         points = [(n, bound.value) for n, (_, bound) in zip(STEPS, found, strict=True)]
         curves.append(Curve(kind, points, [bound[1:] for _, bound in found]))

@@ -1,4 +1,7 @@
-"""DDPM of scenes, in pixels and told nothing: the papers from 2015 to 2021 are its knobs."""
+"""DDPM of scenes, in pixels and told nothing: the papers from 2015 to 2021 are its knobs.
+
+Scenes of 32×32 pixels, reduced to 16×16: what is small trains in minutes on a CPU, and is read once it is enlarged.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from phosphene.recipes.base import Plan, every, recipe, source_of
 if TYPE_CHECKING:
     from phosphene.data.batches import Cached
     from phosphene.data.scenes import Score
-    from phosphene.nets.patched import Patched
+    from phosphene.nets.unet import UNet
     from phosphene.systems.base import System
 
 
@@ -17,11 +20,11 @@ if TYPE_CHECKING:
 def ddpm(
     *,
     data: str = "scenes:objects=1-1",
-    size: int = 32,
+    size: int = 16,
     steps: int = 1600,
-    batch: int = 32,
+    batch: int = 64,
     lr: float = 1e-3,
-    width: int = 64,
+    width: int = 32,
     predicts: str = "eps",
     weight: str | None = None,
     learned_variance: bool = True,
@@ -39,7 +42,7 @@ def ddpm(
     As it is: L_simple of ε and learned variances (Ho et al. 2020; Nichol & Dhariwal 2021). With --weight bound mean
     and variance are trained by the bound (Sohl-Dickstein et al. 2015), with --predicts x0 the network says the picture.
 
-    width             channels at 16×16 places: the network sees patches of 2×2 pixels
+    width             channels at the full size; four times as many at a quarter of it
     predicts          eps, x0 or v
     weight            of the loss: bound, snr, min_snr, p2; where none is given, the plain square of what is predicted
     learned_variance  the network also says where the variance lies between the two bounds
@@ -71,25 +74,27 @@ def ddpm(
     )  # fmt: skip
 
 
-def of_pixels(width: int, learned_variance: bool = False, **told) -> Patched:
-    """A U-Net of 3×32×32 pixels that works at 16×16 and 8×8 places, so that it trains in minutes on a CPU."""
-    from phosphene.nets.patched import Patched
+def of_pixels(width: int, learned_variance: bool = False) -> UNet:
+    """A U-Net of pixels, of three levels; the two smaller ones attend."""
+    from phosphene.nets.layers import ScaleShiftResBlock
     from phosphene.nets.unet import UNet
 
-    out = 24 if learned_variance else 12
-    return Patched(UNet(12, out, (width, 2 * width), 1, (0, 1), head_dim=width // 2, **told))
+    out = 6 if learned_variance else 3
+    return UNet(3, out, (width, 2 * width, 4 * width), 1, (0, 1, 1), head_dim=16, block=ScaleShiftResBlock)
 
 
 def pixels(data: str, size: int, pictures: int, batch: int, seed: int) -> Cached:
-    """Batches of scenes without captions."""
+    """Batches of scenes without captions, reduced to half their sides."""
+    from phosphene.recipes.cascade import Reduced
     from phosphene.recipes.parts import pictures_for
 
-    return pictures_for(source_of(data, size=size, n=pictures), size, batch, seed)
+    return pictures_for(Reduced(source_of(data, size=2 * size, n=pictures), size), size, batch, seed)
 
 
 def of_scenes(system: System, n: int, seed: int = 0, **how) -> Score:
-    """Of n pictures, asked for nothing, how many the exact parser takes for scenes."""
+    """Of n pictures, asked for nothing, how many, enlarged, the exact parser takes for scenes."""
     from phosphene.data.scenes import accepted
+    from phosphene.recipes.cascade import enlarged
     from phosphene.recipes.grids import made_of
 
-    return accepted(made_of(system, [None] * n, seed, **how))
+    return accepted(enlarged(made_of(system, [None] * n, seed, **how)))

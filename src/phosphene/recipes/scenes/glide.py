@@ -201,14 +201,12 @@ def glide_like(
 
 def read_enlarged(system: System, n: int) -> Score:
     """How the exact parser reads n pictures of one object by a base, enlarged by bicubic: it reads none below 32×32."""
-    from torch.nn import functional as F
-
     from phosphene.data.scenes import evaluate_prompts, score
+    from phosphene.recipes.cascade import enlarged
     from phosphene.recipes.grids import made_of
 
     prompts = evaluate_prompts("single", n)
-    large = F.interpolate(made_of(system, prompts), size=(32, 32), mode="bicubic")
-    return score(prompts, large.clamp(-1, 1), "single")
+    return score(prompts, enlarged(made_of(system, prompts)), "single")
 
 
 def filled(system: System, n: int, seed: int = 0) -> Score:

@@ -1,6 +1,6 @@
-"""What guidance is measured on: one model of pictures of one object, and two judges of noisy ones.
+"""Two judges of noisy pictures of one object, which guide GLIDE's base (scenes.glide).
 
-All three see x_t of the same pictures at the same size on the same schedule.
+They see what it sees: x_t of scenes of 32×32 pixels reduced to 16×16, on its schedule.
 """
 
 from __future__ import annotations
@@ -16,78 +16,18 @@ if TYPE_CHECKING:
 
     from phosphene.metrics.interval import Interval
 
-PROMPTS = [
-    "a red circle", "一个小的蓝色正方形", "a large green heart", "a small yellow ring", "a purple triangle",
-    "一个大的橙色十字", "a pink heart", "一个黑色圆环",
-]  # fmt: skip
 DATA = "scenes:objects=1-1"
-
-
-@recipe(clip="scenes.clip")
-def base(
-    *,
-    data: str = DATA,
-    size: int = 32,
-    clip: Path | None = None,
-    steps: int = 2400,
-    batch: int = 64,
-    lr: float = 1e-3,
-    width: int = 96,
-    patch: int = 4,
-    drop: float = 0.15,
-    pictures: int = 30_000,
-    judged: int = 500,
-    seed: int = 0,
-) -> Plan:
-    """Text-to-image diffusion of scenes of one object, in pixels: what the kinds of guidance are compared on.
-
-    phosphene train scenes.base
-
-    The network is that of scenes.latent, on patches of pixels in the place of latents.
-
-    clip      a bundle of scenes.clip, whose text encoder it begins with; trained first where none is given
-    width     channels of the U-Net's first level; the second has half as many more
-    patch     a side of the patches whose pixels are the U-Net's channels
-    drop      how often the caption is left out: without words it is a model of all pictures
-    pictures  how many scenes are drawn to learn from
-    judged    how many pictures of one object the exact parser reads at the end; 0 is none
-    """
-    from phosphene.data.batches import Batches, cached
-    from phosphene.diffusion.denoiser import Denoiser
-    from phosphene.diffusion.schedule import Cosine
-    from phosphene.nets.layers import ScaleShiftResBlock, SpatialTransformer
-    from phosphene.nets.patched import Patched
-    from phosphene.nets.unet import UNet
-    from phosphene.recipes.grids import grid_of
-    from phosphene.recipes.scenes.latent import read_back
-    from phosphene.recipes.scores import right_objects
-    from phosphene.systems.ddpm import Ddpm
-
-    words, channels = clip.text.width, 3 * patch**2
-    net = UNet(
-        channels, channels, (width, 3 * width // 2), 1, (0, 1), head_dim=24, context_dim=words, vector_dim=words,
-        emb_dim=2 * width, block=ScaleShiftResBlock, attend=SpatialTransformer,
-    )  # fmt: skip
-    denoiser = Denoiser(Patched(net, patch), Cosine(zero_snr=True), "v")
-    system = Ddpm(denoiser, clip.text, size, sampler="dpmpp_2m", steps=12, guidance=2.0)
-    batches = cached(Batches(source_of(data, size=size, n=pictures), size=size, batch=batch, seed=seed, drop=drop))
-    settings = dict(steps=steps, lr=lr, seed=seed, sample_every=1000, score_every=every(steps))
-    return Plan(
-        system, batches, settings, sample=grid_of(PROMPTS * 2), score=right_objects(min(judged, 100)),
-        report=lambda it: read_back(it, judged, kinds=("single", "unseen")),
-        card="# scenes.base\n\nOne coloured shape, from words in English and Chinese or from none, in pixels.",
-    )  # fmt: skip
 
 
 @recipe()
 def classifier(
     *,
     data: str = DATA,
-    size: int = 32,
-    steps: int = 600,
+    size: int = 16,
+    steps: int = 1000,
     batch: int = 128,
     lr: float = 1e-3,
-    width: int = 32,
+    width: int = 48,
     pictures: int = 30_000,
     judged: int = 500,
     seed: int = 0,
@@ -95,7 +35,7 @@ def classifier(
     """A classifier of noisy scenes of one object into the 43 pairs of colour and shape that are trained.
 
     phosphene train scenes.classifier
-    phosphene generate "a red circle" --model runs/scenes.base --guidance 0 --guide runs/scenes.classifier:3
+    phosphene generate "a red circle" --model runs/scenes.glide_upscale --guidance 0 --guide runs/scenes.classifier:3
 
     width     channels of the first level; the others have twice and three times as many
     pictures  how many scenes are drawn to learn from
@@ -105,7 +45,7 @@ def classifier(
     from phosphene.systems.classifier import Classifier
 
     classes = pairs()
-    system = Classifier(_tower(len(classes), size, width), Cosine(zero_snr=True), classes)
+    system = Classifier(_tower(len(classes), size, width), Cosine(), classes)
     return _judge(system, data, size, batch, steps, lr, pictures, judged, seed, "# scenes.classifier")
 
 
@@ -121,12 +61,12 @@ def pairs() -> list[list[str]]:
 def clip_noised(
     *,
     data: str = DATA,
-    size: int = 32,
+    size: int = 16,
     clip: Path | None = None,
-    steps: int = 800,
+    steps: int = 1000,
     batch: int = 128,
     lr: float = 1e-3,
-    width: int = 32,
+    width: int = 48,
     pictures: int = 30_000,
     judged: int = 500,
     seed: int = 0,
@@ -134,7 +74,7 @@ def clip_noised(
     """CLIP of noisy scenes of one object: GLIDE's guide.
 
     phosphene train scenes.clip_noised
-    phosphene generate "a red circle" --model runs/scenes.base --guidance 0 --guide runs/scenes.clip_noised:3
+    phosphene generate "a red circle" --model runs/scenes.glide_upscale --guidance 0 --guide runs/scenes.clip_noised:3
 
     clip      a bundle of scenes.clip, whose text encoder it begins with; trained first where none is given
     width     channels of the picture tower's first level; the others have twice and three times as many
@@ -144,7 +84,7 @@ def clip_noised(
     from phosphene.diffusion.schedule import Cosine
     from phosphene.systems.clip_noised import NoisedClip
 
-    system = NoisedClip(clip.text, _tower(clip.text.width, size, width), Cosine(zero_snr=True))
+    system = NoisedClip(clip.text, _tower(clip.text.width, size, width), Cosine())
     return _judge(system, data, size, batch, steps, lr, pictures, judged, seed, "# scenes.clip_noised")
 
 
@@ -158,11 +98,11 @@ def _tower(numbers: int, size: int, width: int):
 def _judge(system, data, size, batch, steps, lr, pictures, judged, seed, card) -> Plan:
     """The plan of a judge of noisy pictures; how often it is right, at several levels of noise, is its report."""
     from phosphene.data.batches import Batches, cached
-    from phosphene.recipes.scenes.shared import one_objects
+    from phosphene.recipes.cascade import Reduced
 
-    source = source_of(data, size=size, n=pictures)
+    source = Reduced(source_of(data, size=2 * size, n=pictures), size)
     batches = cached(Batches(source, size=size, batch=batch, seed=seed, drop=0.0))
-    held = one_objects(size, judged, "en") if judged else None
+    held = held_out(size, judged) if judged else None
     some = None if held is None else (held[0][:200], held[1][:200])
     settings = dict(steps=steps, lr=lr, weight_decay=0.05, seed=seed, score_every=every(steps))
     return Plan(
@@ -170,6 +110,15 @@ def _judge(system, data, size, batch, steps, lr, pictures, judged, seed, card) -
         score=None if some is None else lambda it: {f"right at {t}": right(it, *some, t).value for t in (0.2, 0.6)},
         report=lambda it: [] if held is None else told_at(it, *held),
     )  # fmt: skip
+
+
+def held_out(size: int, n: int) -> tuple[Tensor, list[str]]:
+    """n test scenes of one object as the judges see them, (n, 3, size, size), and what is said of each."""
+    from phosphene.recipes.cascade import reduced
+    from phosphene.recipes.scenes.shared import one_objects
+
+    pictures, said = one_objects(2 * size, n, "en")
+    return reduced(pictures, size), said
 
 
 LEVELS = (0.001, 0.2, 0.4, 0.6, 0.8, 0.9)

@@ -10,14 +10,14 @@ from phosphene.recipes.scenes.ddpm import of_pixels, of_scenes, pixels
 def ncsn(
     *,
     data: str = "scenes:objects=1-1",
-    size: int = 32,
+    size: int = 16,
     steps: int = 1600,
-    batch: int = 32,
+    batch: int = 64,
     lr: float = 1e-3,
-    width: int = 64,
+    width: int = 32,
     levels: int = 100,
     sigma_min: float = 0.02,
-    sigma_max: float = 50.0,
+    sigma_max: float = 25.0,
     inner: int = 5,
     langevin: float = 0.1,
     pictures: int = 20_000,
@@ -31,7 +31,7 @@ def ncsn(
     A score network is an ε network, score = −ε/σ, and denoising score matching weighed by σ² is the plain square of ε
     (Song & Ermon 2019, equations 5 and 6): so NCSN is Ddpm with α = 1 at every level, and another sampler.
 
-    width      channels at 16×16 places: the network sees patches of 2×2 pixels
+    width      channels at the full size; four times as many at a quarter of it
     levels     of noise, a geometric sequence from sigma_max, the largest distance of two scenes, to sigma_min
     inner      steps of Langevin dynamics a level; langevin: their size, a share of σ²
     pictures   how many scenes are drawn to learn from
