@@ -83,7 +83,8 @@ def same(a, b) -> bool:
     return ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
 
 
-def test_what_is_erased_and_drawn_again():
+@pytest.mark.parametrize("kind", ["single", "pair"])
+def test_what_is_erased_and_drawn_again(kind):
     """Filled with the scene itself it is right; as it was given, with a hole, it is not."""
     from phosphene.recipes.scenes.glide import filled
 
@@ -94,13 +95,13 @@ def test_what_is_erased_and_drawn_again():
             self.fills = fills
 
         def generate(self, prompts, *, seeds, image, mask, steps):
-            scenes = [scene for _, scene in evaluation_scenes("pair", 2)]
+            scenes = [scene for _, scene in evaluation_scenes(kind, 2)]
             real = torch.stack([torch.from_numpy(render(s, 32)).permute(2, 0, 1) / 127.5 - 1 for s in scenes])
             assert torch.equal(real, image) and all((mask.mean((1, 2, 3)) > 0.1) & (mask.mean((1, 2, 3)) < 0.4))
             picture = torch.where(mask == 1, real if self.fills else torch.ones(()), image)
             yield Preview("base", 0, 1, lambda: picture)
 
-    assert filled(Oracle(True), 2).rate == 1 and filled(Oracle(False), 2).rate == 0
+    assert filled(Oracle(True), 2, kind=kind).rate == 1 and filled(Oracle(False), 2, kind=kind).rate == 0
 
 
 def test_what_is_alike():

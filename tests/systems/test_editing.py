@@ -93,7 +93,7 @@ def test_inversion_finds_the_noise_that_makes_the_picture(edited):
     """There and back under one prompt; measured: off by 0.04 (pixels), 0.002 (latents); noise is off by 1 and 0.3."""
     system, prompts, pictures = edited
     if isinstance(system.denoiser.schedule, Geometric):
-        pytest.skip("not shown on an exploding schedule: off by 0.80 with 30 levels, by 0.47 with 300")
+        pytest.skip("this network's x is never small there; with a known score: test_inversion_finds_the_noise")
     there = system.decode(system.encode(pictures[:1]))
     how = {"image": pictures[:1], "guidance": 1.0, "steps": 50}
     previews = list(system.generate(prompts[:1], seeds=[3], invert=prompts[:1], **how))

@@ -147,7 +147,10 @@ def glide_inpaint(
     return Plan(
         system, batches, settings, whole=lambda it: glide.swapped(index, it),
         score=lambda it: {"filled": filled(it, min(judged, 40)).rate} if judged else {},
-        report=lambda it: [f"- erased and drawn again: right {filled(it, judged)}"] if judged else [],
+        report=lambda it: [
+            f"- {what}, erased and drawn again: right {filled(it, judged, kind=kind)}"
+            for what, kind in (("one object", "single"), ("one of two", "pair")) if judged
+        ],
         card="# scenes.glide_inpaint\n\nGLIDE's base, fine-tuned to fill in what was erased.",
     )  # fmt: skip
 
@@ -209,17 +212,20 @@ def read_enlarged(system: System, n: int) -> Score:
     return score(prompts, enlarged(made_of(system, prompts)), "single")
 
 
-def filled(system: System, n: int, seed: int = 0) -> Score:
-    """How the exact parser reads n scenes of two objects, one erased and drawn again, told what the whole shows."""
+def filled(system: System, n: int, seed: int = 0, kind: str = "single") -> Score:
+    """How the exact parser reads n scenes, an object erased and drawn again, told what the whole shows.
+
+    kind  of the scenes: "single" have one object, "pair" two in a relation, of which one stays
+    """
     from phosphene.data.scenes import score
     from phosphene.recipes.grids import made_of
 
-    prompts, pictures, holes = with_holes(n, system.size, seed)
-    return score(prompts, made_of(system, prompts, seed, image=pictures, mask=holes), "pair")
+    prompts, pictures, holes = with_holes(n, system.size, seed, kind)
+    return score(prompts, made_of(system, prompts, seed, image=pictures, mask=holes), kind)
 
 
-def with_holes(n: int, side: int, seed: int = 0) -> tuple[list[str], Tensor, Tensor]:
-    """n scenes of two objects: what they show, pictures (n, 3, side, side), and where one is, 1 in (n, 1, side, side).
+def with_holes(n: int, side: int, seed: int = 0, kind: str = "pair") -> tuple[list[str], Tensor, Tensor]:
+    """n scenes: what they show, pictures (n, 3, side, side), and where one object is, 1 in (n, 1, side, side).
 
     The hole is its box and 2 pixels of 32 around it.
     """
@@ -229,7 +235,7 @@ def with_holes(n: int, side: int, seed: int = 0) -> tuple[list[str], Tensor, Ten
     from phosphene.data.scenes.draw import SIZES, UNITS
     from phosphene.data.scenes.judge import evaluation_scenes
 
-    scenes = [scene for _, scene in evaluation_scenes("pair", n, seed)]
+    scenes = [scene for _, scene in evaluation_scenes(kind, n, seed)]
     pictures = torch.stack([torch.from_numpy(render(scene, side)).permute(2, 0, 1) / 127.5 - 1 for scene in scenes])
     holes = torch.zeros(n, 1, side, side)
     for hole, (*_, last) in zip(holes, scenes):
@@ -238,7 +244,7 @@ def with_holes(n: int, side: int, seed: int = 0) -> tuple[list[str], Tensor, Ten
             round(max(0, edge) * side / UNITS) for at in (last.y, last.x) for edge in (at - reach, at + reach)
         )
         hole[:, top:bottom, left:right] = 1
-    return evaluate_prompts("pair", n, seed), pictures, holes
+    return evaluate_prompts(kind, n, seed), pictures, holes
 
 
 def alike(system: System, n: int, seed: int = 0) -> dict[str, float]:
