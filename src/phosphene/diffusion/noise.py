@@ -127,6 +127,19 @@ class Walk:
         return between(self.a(t, s), self.b(t, s), self.share)
 
 
+class Begun:
+    """A path that starts from a noise (B, …) of one's own, such as an inversion found, and goes on as `path` does."""
+
+    def __init__(self, path: Any, first: Tensor):
+        self.path, self.first = path, first
+
+    def start(self, purpose: str = "start") -> Tensor:
+        return self.first if purpose == "start" else self.path.start(purpose)
+
+    def __call__(self, t: Tensor, s: Tensor) -> Tensor:
+        return self.path(t, s)
+
+
 class Recorded:
     """Increments written down before: arrays (B, …) given out in order. Raises Problem when they run out.
 

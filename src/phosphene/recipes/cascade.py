@@ -1,4 +1,4 @@
-"""What recipes of cascades build alike: the stages of GLIDE, unCLIP and Imagen, and the small pictures that the first learns from."""
+"""What recipes of cascades build alike: the stages of GLIDE, unCLIP and Imagen, and what the first one learns from."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def unclip_decoder(
     net = _unet(3, 3, channels, attention, emb_dim, dim)
     how = dict(sampler="ddim", steps=30, guidance=3.0)
     denoiser = Denoiser(net, Cosine(zero_snr=True), "v")
-    return UnclipDecoder(clip, denoiser, UnclipEncoder(words, head, dim**0.5), size, **how)
+    return UnclipDecoder(clip, denoiser, UnclipEncoder(words, head), size, **how)
 
 
 def unclip_upscaler(size: int, small: int, channels: Sequence[int], **corrupted: float) -> Upscaler:

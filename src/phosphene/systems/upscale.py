@@ -26,7 +26,7 @@ class Upscaler(Ddpm):
     """A denoiser of pictures of `size` pixels a side, told of the same picture at `small` pixels a side.
 
     noised   the time up to which the enlarged picture is noised (Ho et al. 2022, §4: it hides what the enlarging did)
-    blurred  in training the small picture is blurred, by up to so many of its pixels (blur): a cascade's are not as sharp
+    blurred  in training the small picture is, by up to so many of its pixels: what a cascade makes is not as sharp
     corners  enlarged so that the corners' pixels, not the corners, lie on each other (align_corners)
     """
 

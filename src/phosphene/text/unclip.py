@@ -1,12 +1,33 @@
-"""What unCLIP's decoder is told (Ramesh et al. 2022, §2.1): projections of CLIP's embeddings to its U-Net's inputs."""
+"""What unCLIP's decoder is told (Ramesh et al. 2022, §2.1): words, and what a picture of them means, CLIP's z_i.
+
+z_i goes in twice: projected and added to the time embedding, and as four more tokens beside those of the words.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from ..diffusion.cond import Cond
 from ..parts import part
+
+
+class Meant(str):
+    """Words, and what a picture of them means: `image_emb`, CLIP's embedding (dim,), or None, which tells nothing.
+
+    Two of them are never equal: the same words may mean different pictures.
+    """
+
+    image_emb: Tensor | None
+
+    def __new__(cls, words: str | None, image_emb: Tensor | None = None) -> Meant:
+        made = super().__new__(cls, words or "")
+        made.image_emb = image_emb
+        return made
+
+    __eq__, __ne__, __hash__ = object.__eq__, object.__ne__, object.__hash__
 
 
 @part
@@ -33,3 +54,23 @@ class UnclipHead(nn.Module):
             tokens=torch.cat([extra, self.norm(self.states(states))], dim=1),
             mask=None if mask is None else nn.functional.pad(mask, (self.extra, 0), value=True),
         )
+
+
+@part
+class UnclipEncoder(nn.Module):
+    """Prompts, `Meant`s or words alone, → Cond.
+
+    words   prompts → Cond of vector (B, dim) and tokens (B, L, dim), which the head projects; trained with the decoder
+    unit    embeddings are of length 1, and brought to √dim, about unit variance; else they are as CLIP projects them
+    """
+
+    def __init__(self, words: nn.Module, head: UnclipHead, unit: bool = True):
+        super().__init__()
+        self.words, self.head, self.unit = words, head, unit
+
+    def forward(self, prompts: Sequence[Meant | str | None]) -> Cond:
+        said, null = self.words(prompts), self.head.null
+        seen = [getattr(prompt, "image_emb", None) for prompt in prompts]
+        scale = len(null) ** 0.5 if self.unit else 1
+        image = torch.stack([null if z is None else scale * z.to(null) for z in seen])  # (B, dim)
+        return self.head(image, said.vector, said.tokens, said.mask)
