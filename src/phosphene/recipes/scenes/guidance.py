@@ -24,10 +24,10 @@ def classifier(
     *,
     data: str = DATA,
     size: int = 16,
-    steps: int = 1000,
+    steps: int = 1200,
     batch: int = 128,
     lr: float = 1e-3,
-    width: int = 48,
+    width: int = 64,
     pictures: int = 30_000,
     judged: int = 500,
     seed: int = 0,
@@ -37,7 +37,7 @@ def classifier(
     phosphene train scenes.classifier
     phosphene generate "a red circle" --model runs/scenes.glide_upscale --guidance 0 --guide runs/scenes.classifier:3
 
-    width     channels of the first level; the others have twice and three times as many
+    width     channels of the first level; the second has twice as many
     pictures  how many scenes are drawn to learn from
     judged    how many scenes of the split "test" it has to classify at the end; 0 is none
     """
@@ -63,10 +63,10 @@ def clip_noised(
     data: str = DATA,
     size: int = 16,
     clip: Path | None = None,
-    steps: int = 1000,
+    steps: int = 1200,
     batch: int = 128,
     lr: float = 1e-3,
-    width: int = 48,
+    width: int = 64,
     pictures: int = 30_000,
     judged: int = 500,
     seed: int = 0,
@@ -77,7 +77,7 @@ def clip_noised(
     phosphene generate "a red circle" --model runs/scenes.glide_upscale --guidance 0 --guide runs/scenes.clip_noised:3
 
     clip      a bundle of scenes.clip, whose text encoder it begins with; trained first where none is given
-    width     channels of the picture tower's first level; the others have twice and three times as many
+    width     channels of the picture tower's first level; the second has twice as many
     pictures  how many scenes are drawn to learn from
     judged    how many scenes of the split "test" it has to name at the end; 0 is none
     """
@@ -92,7 +92,7 @@ def _tower(numbers: int, size: int, width: int):
     """Half a U-Net that makes so many numbers of a noisy picture."""
     from phosphene.nets.classifier import NoisyClassifier
 
-    return NoisyClassifier(3, numbers, size, (width, 2 * width, 3 * width), 1, (0, 0, 1), width)
+    return NoisyClassifier(3, numbers, size, (width, 2 * width), 1, (0, 1), width // 2)
 
 
 def _judge(system, data, size, batch, steps, lr, pictures, judged, seed, card) -> Plan:
