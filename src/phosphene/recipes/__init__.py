@@ -35,6 +35,7 @@ RECIPES: dict[str, Callable[..., Recipe]] = {
     "scenes.unclip": scenes.unclip,
     "scenes.unclip_upscale": scenes.unclip_upscale,
     "scenes.imagen": scenes.imagen,
+    "scenes.imagen_upscale": scenes.imagen_upscale,
     "scenes.kl8": scenes.kl8,
     "scenes.kl16": scenes.kl16,
     "scenes.kl48": scenes.kl48,

@@ -13,12 +13,14 @@ from torch.nn import functional as F
 from phosphene.data.base import Example, Source
 from phosphene.diffusion.denoiser import Denoiser
 from phosphene.diffusion.schedule import Cosine
+from phosphene.nets.efficient_unet import EfficientUNet
 from phosphene.nets.joint import ImagenJointAttention2d, JointAttention2d
 from phosphene.nets.layers import AddedTimeEmbedding, ScaleShiftResBlock
 from phosphene.nets.unet import UNet
 from phosphene.parts import again
 from phosphene.systems.clip import ClipSystem
 from phosphene.systems.ddpm import Ddpm
+from phosphene.systems.imagen import ImagenUpscaler
 from phosphene.systems.unclip import UnclipDecoder
 from phosphene.systems.upscale import Upscaler
 from phosphene.text.deepfloyd import IfEncoder
@@ -130,9 +132,9 @@ def glide_words_again(words: GlideEncoder, emb_dim: int) -> GlideEncoder:
 
 
 def imagen_words(text: TextEncoder | HuggingEncoder, emb_dim: int, level: float | None = None) -> IfEncoder:
-    """Imagen's head on a frozen text encoder: pooled states join the time, all are attended to; for an upscaler a level.
+    """Imagen's head on a frozen text encoder: its states, pooled, join the time, and all of them are attended to.
 
-    level is what is told of the noise on the small picture where nothing else is; None is a base's.
+    level is what an upscaler is told of the noise on its small picture, where it is told nothing else; None: a base.
     """
     return IfEncoder(text.width, emb_dim, None, 4, level, 2 * (emb_dim // 8), None, text, padded=False)
 
@@ -148,3 +150,25 @@ def imagen_base(
     )  # fmt: skip
     how = dict(sampler="ddim", steps=20, guidance=3.0, threshold=None if quantile is None else (quantile,))
     return Ddpm(Denoiser(net, Cosine(zero_snr=True), "v"), words, size, **how)
+
+
+def imagen_upscaler(
+    text: TextEncoder | HuggingEncoder,
+    size: int,
+    small: int,
+    channels: Sequence[int],
+    depth: Sequence[int],
+    noised: float = 0.1,
+) -> ImagenUpscaler:
+    """Imagen's super-resolution (there): an Efficient U-Net told the words, the small picture and the noise on it.
+
+    The first blocks see all pixels of 32×32, which are few; of larger pictures half a side of them, as in the paper.
+    """
+    schedule, emb_dim = Cosine(zero_snr=True), 8 * channels[0]
+    words = imagen_words(text, emb_dim, float(schedule.c_noise(noised)))
+    strides = [1 if size <= 32 else 2, *[2] * (len(channels) - 1)]
+    net = EfficientUNet(
+        6, 3, channels, depth, strides, head_dim=16, context_dim=words.dim, vector_dim=emb_dim, emb_dim=emb_dim
+    )  # fmt: skip
+    how = dict(sampler="ddim", steps=12, guidance=1.0, noised=noised)
+    return ImagenUpscaler(Denoiser(net, schedule, "v"), words, size, small, **how)

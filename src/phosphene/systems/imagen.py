@@ -1,4 +1,4 @@
-"""Imagen's super-resolution stages (Saharia et al. 2022, §2.4): an Upscaler that is told how noisy its small picture is.
+"""Imagen's super-resolution stages (Saharia et al. 2022, §2.4): Upscalers told how noisy their small picture is.
 
 The rest of Imagen is here already: a frozen text encoder whose states are pooled into the time and attended to
 (text/deepfloyd.IfEncoder), the dynamic threshold (diffusion/guidance.py), a base that is a Ddpm, and Cascade.

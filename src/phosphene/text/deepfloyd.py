@@ -48,7 +48,7 @@ class Pool(nn.Module):
 
 @part
 class IfEncoder(nn.Module):
-    """Prompts → vector (B, emb_dim) and tokens (B, L, context_dim), by `text`, a frozen encoder whose tokens are states.
+    """Prompts → vector (B, emb_dim) and tokens (B, L, context_dim), by `text`, a frozen encoder that makes states.
 
     dim, heads   of those states, and of the pooling
     context_dim  None: the tokens are the states as they are

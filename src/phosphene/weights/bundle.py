@@ -46,6 +46,7 @@ _KINDS = {
     "nets.autoencoder": "Autoencoder ConvDecoder ConvEncoder ConvTower PatchCode PatchDiscriminator Thumbnail",
     "nets.components": "Components",
     "nets.dit": "DiT",
+    "nets.efficient_unet": "EfficientUNet",
     "nets.exact": "Exact",
     "nets.layers": "Conventions AddedTimeEmbedding TimeEmbedding ResBlock ScaleShiftResBlock "
     "SelfAttention2d SpatialTransformer CornerDownsample Downsample ResDownsample ResUpsample TransposedUpsample "
@@ -71,8 +72,8 @@ _KINDS = {
     "systems.glide": "ClipEncoder Inpaint InpaintUpscaler Likeness",
     "systems.imagen": "ImagenUpscaler",
     "systems.latent": "Latent",
-    "systems.unclip": "Unclip UnclipDecoder",
     "systems.prior": "ArPrior DiffusionPrior",
+    "systems.unclip": "Unclip UnclipDecoder",
     "systems.upscale": "Upscaler",
     "systems.vq": "VqSystem",
     "text.clip": "ClipTextEncoder ClipTokenizer",

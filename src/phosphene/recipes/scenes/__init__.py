@@ -8,7 +8,7 @@ from phosphene.recipes.scenes.ddpm import ddpm
 from phosphene.recipes.scenes.decoders import diffused, kl, small, superres, vq
 from phosphene.recipes.scenes.glide import glide, glide_inpaint, glide_like, glide_upscale
 from phosphene.recipes.scenes.guidance import classifier, clip_noised
-from phosphene.recipes.scenes.imagen import imagen
+from phosphene.recipes.scenes.imagen import imagen, imagen_upscale
 from phosphene.recipes.scenes.latent import latent
 from phosphene.recipes.scenes.layout import layout, map
 from phosphene.recipes.scenes.score import ncsn
@@ -27,6 +27,7 @@ __all__ = [
     "glide_like",
     "glide_upscale",
     "imagen",
+    "imagen_upscale",
     "in_kl",
     "in_kl8",
     "in_kl16",
