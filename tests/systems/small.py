@@ -8,6 +8,7 @@ from phosphene.data.scenes import Scenes
 from phosphene.data.scenes.told import LABELS, WORDS
 from phosphene.diffusion.denoiser import Denoiser
 from phosphene.diffusion.schedule import Cosine, Flow, Geometric, Linear
+from phosphene.nets.ar_prior import CodeTransformer, PcaCodes
 from phosphene.nets.autoencoder import (
     Autoencoder,
     ConvDecoder,
@@ -22,6 +23,7 @@ from phosphene.nets.dit import DiT
 from phosphene.nets.joint import JointAttention2d
 from phosphene.nets.layers import AddedTimeEmbedding, ScaleShiftResBlock, SpatialTransformer
 from phosphene.nets.patched import Patched
+from phosphene.nets.prior import Prior
 from phosphene.nets.quantize import VqAutoencoder
 from phosphene.nets.transformer import TextTransformer, VisionTransformer
 from phosphene.nets.unet import UNet
@@ -36,6 +38,8 @@ from phosphene.systems.ddpm import Ddpm
 from phosphene.systems.decoder import DiffusionDecoder
 from phosphene.systems.glide import ClipEncoder, Inpaint, InpaintUpscaler, Likeness, inpainting
 from phosphene.systems.latent import Latent
+from phosphene.systems.prior import ArPrior, DiffusionPrior
+from phosphene.systems.unclip import UnclipDecoder
 from phosphene.systems.upscale import Upscaler
 from phosphene.systems.vq import VqSystem
 from phosphene.text.encoders import ClassEncoder, TextEncoder
@@ -43,6 +47,7 @@ from phosphene.text.glide import GlideEncoder, GlideTokenizer
 from phosphene.text.layout import LayoutEncoder
 from phosphene.text.maps import MapEncoder
 from phosphene.text.tokenizer import Tokenizer
+from phosphene.text.unclip import UnclipEncoder, UnclipHead
 
 W = 16
 
@@ -194,6 +199,37 @@ def glide_like() -> Likeness:
     return again(base, Likeness, encoder=ClipEncoder(clip(), 2 * W, 4 * W, 2 * W), size=16)
 
 
+def unclip_decoder(size: int = 32) -> UnclipDecoder:
+    """Told 32 numbers of what CLIP sees, twice, and words by a text encoder that is trained with it."""
+    net = UNet(
+        3, 3, (W, 2 * W, 2 * W), 1, (0, 0, 1), head_dim=W, context_dim=2 * W, vector_dim=4 * W,
+        block=ScaleShiftResBlock, attend=JointAttention2d, time=AddedTimeEmbedding,
+    )  # fmt: skip
+    encoder = UnclipEncoder(text_encoder(), UnclipHead(2 * W, 4 * W, 2 * W))
+    denoiser = Denoiser(net, Cosine(zero_snr=True), "v")
+    return UnclipDecoder(clip(), denoiser, encoder, size, sampler="ddim", steps=10, guidance=2.0)
+
+
+def unclip_upscaler(small: int = 16) -> Upscaler:
+    net = UNet(6, 3, (W, 2 * W), 1, (0, 0), block=ScaleShiftResBlock)
+    denoiser = Denoiser(net, Cosine(zero_snr=True), "v")
+    return Upscaler(denoiser, None, 32, small, sampler="ddim", steps=4, blurred=0.6)
+
+
+def diffusion_prior() -> DiffusionPrior:
+    system = DiffusionPrior(clip(), Denoiser(Prior(2 * W, 2 * W, 1, 2, 16), Cosine(), "x0"), steps=4)
+    system.measure(system.prepare(eight()).image)
+    return system
+
+
+def ar_prior() -> ArPrior:
+    net = CodeTransformer(2 * W, 2 * W, 1, 2, 16, components=5, buckets=32, dots=4)
+    system = ArPrior(clip(), net, PcaCodes(2 * W, 5, 32))
+    batch = eight()
+    system.measure(system.prepare(batch).image, system.embed_text(batch.prompts)[0])
+    return system
+
+
 def latent_vq_class() -> Latent:
     """A class as a token, attended to; latents before the codebook."""
     ae = vq().autoencoder
@@ -227,6 +263,10 @@ SYSTEMS = {
     "glide_inpaint": (glide_inpaint, "caption"),
     "glide_inpaint_upscaler": (glide_inpaint_upscaler, "caption"),
     "glide_like": (glide_like, "caption"),
+    "unclip_decoder": (unclip_decoder, "caption"),
+    "unclip_upscaler": (unclip_upscaler, "none"),
+    "diffusion_prior": (diffusion_prior, "caption"),
+    "ar_prior": (ar_prior, "caption"),
     "classifier": (classifier, "label"),
     "classifier_of_latents": (classifier_of_latents, "label"),
     "clip_noised": (clip_noised, "caption"),
@@ -249,7 +289,7 @@ SYSTEMS = {
     "latent_layout": (latent_layout, "layout"),
     "latent_map": (latent_map, "map"),
 }
-GENERATE = ["glide", "ncsn", "ddpm_learned", "ddpm", "ddpm_class", "latent", "latent_dit"]
+GENERATE = ["glide", "unclip_decoder", "ncsn", "ddpm_learned", "ddpm", "ddpm_class", "latent", "latent_dit"]
 GENERATE += ["latent_vq_class", "latent_layout", "latent_map"]
 
 

@@ -76,7 +76,7 @@ def unclip_upscale(
     batch: int = 32,
     lr: float = 1e-3,
     width: int = 24,
-    blurred: float = 0.6,
+    blurred: float = 0.8,
     noised: float = 0.0,
     pictures: int = 20_000,
     judged: int = 500,
