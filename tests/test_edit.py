@@ -6,14 +6,20 @@ import hashlib
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import phosphene
 from phosphene import receipt
+from phosphene.canvas import prepare
 from phosphene.cli import main
 from phosphene.diffusion.noise import Between
 from phosphene.errors import Problem
-from phosphene.request import rows
+from phosphene.nets.components import Components
+from phosphene.request import rows, to_images
+from phosphene.systems.unclip import Unclip
+from phosphene.weights import bundle
+from systems.small import awake, eight, unclip_decoder, unclip_upscaler
 
 
 def pixels(image):
@@ -107,6 +113,57 @@ def test_every_receipt_says_all_that_the_picture_is_made_of(told, tiny_model, so
 def test_no_prompt_is_needed(told, tiny_model, source, tmp_path):
     code, out, _ = told("edit", source, "--seed", 4, "--model", tiny_model, "--steps", 3, "--out", tmp_path)
     assert code == 0 and out.strip() == str(tmp_path / "in-4.png")
+
+
+@pytest.fixture(scope="module")
+def unclip_model(tmp_path_factory):
+    """A bundle of unCLIP without a prior, with random weights that hear everything."""
+    torch.manual_seed(0)
+    decoder = awake(unclip_decoder(16))
+    components = Components.of(decoder.seen(eight().image))
+    whole = Unclip([decoder, awake(unclip_upscaler())], None, components)
+    return bundle.save(whole, tmp_path_factory.mktemp("unclip") / "unclip.safetensors")
+
+
+def test_edits_of_unclip(told, unclip_model, source, tmp_path):
+    """Variations, the way to another picture, from words to words, by components: each as System.generate makes it,
+    and again from its receipt."""
+    other = tmp_path / "other.png"
+    Image.new("RGB", (16, 24), "red").save(other)
+    model, system = ["--model", unclip_model, "--steps", 3], bundle.load(unclip_model)
+    canvas = prepare(source, trained=32, multiple=system.multiple).image
+    size = tuple(canvas.shape[2:])
+    beside = prepare(other, size=size).image
+    ways = {
+        "varied": ([], {}),
+        "dialled": (["--eta", 0.3], {"eta": 0.3}),
+        "between": (["--other", other, "--strength", 0.25], {"towards": beside, "strength": 0.25}),
+        "said": (["a red circle", "--source", "a blue ring"], {"prompt": "a red circle", "invert": ["a blue ring"]}),
+        "told": (["--components", 2], {"components": 2}),
+    }
+    for name, (argv, how) in ways.items():
+        path = tmp_path / f"{name}.png"
+        code, _, err = told("edit", source, *argv, "--seed", 5, *model, "--out", path)
+        assert code == 0, err
+        said = [how.pop("prompt", None)]
+        *_, last = system.generate(said, seeds=[5], image=canvas, size=size, steps=3, **how)
+        made = pixels(Image.open(path))
+        want = pixels(to_images(last.picture())[0])[: made.shape[0], : made.shape[1]]
+        assert abs(made - want).max() <= 1, name  # the studio's memory format rounds otherwise
+        code, out, err = told("replay", path, "--source", source, "--other", other, "--model", unclip_model)
+        assert code == 0 and "equal" in out, out + err
+    again = phosphene.edit(source, other=other, strength=0.25, seed=5, steps=3, model=unclip_model)
+    assert np.array_equal(pixels(again), pixels(Image.open(tmp_path / "between.png")))
+    assert receipt.read(tmp_path / "between.png")["other"]["name"] == "other.png"
+    code, _, err = told("replay", tmp_path / "between.png", "--source", source, "--model", unclip_model)
+    assert code == 2 and "--other FILE" in err
+
+
+def test_other_pictures_are_unclips_alone(told, tiny_model, source, tmp_path):
+    code, _, err = told("edit", source, "--other", source, "--model", tiny_model, "--out", tmp_path)
+    assert code == 2 and "no way between two pictures" in err
+    code, _, err = told("edit", source, "--components", 2, "--model", tiny_model, "--out", tmp_path)
+    assert code == 2 and "components" in err
 
 
 def test_edit_says_what_cannot_be(told, tiny_model, source, tmp_path):

@@ -35,6 +35,7 @@ class Canvas:
     mask      "L", of its size: white is redrawn; None: all of it may change
     image     (1, 3, H, W) in [−1, 1], sides multiples of the system's; `area` (w, h) of it, at the top left, is picture
     receipt   what a receipt says of it
+    other     the picture on the way to which others are made, as `image` is; None: there is none
     """
 
     original: Image.Image
@@ -43,6 +44,7 @@ class Canvas:
     inside: Tensor | None
     area: tuple[int, int]
     receipt: dict[str, Any]
+    other: Tensor | None = None
 
     def back(self, made: Image.Image) -> Image.Image:
         """What a system made of it, without what was only there to fill its multiples.

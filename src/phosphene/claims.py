@@ -69,6 +69,7 @@ SETTINGS: dict[str, Callable[[Any], bool]] = {  # what `generate` and `edit` are
     "strength": SHARE,
     "invert": _prompt,
     "draw": _is(bool),
+    "components": _number(1, 100_000, int),
 }
 PLACE: dict[str, Callable[[Any], bool]] = {  # which model, where
     "told": lambda value: isinstance(value, dict) and all(map(_plain, value.values())),
@@ -100,6 +101,7 @@ SIZES: dict[str, Callable[[Any], bool]] = {
     "fitted": _sides,
     "source": _file,
     "mask": _file,
+    "other": _file,
     "expand": lambda value: isinstance(value, dict) and all(map(_number(0, SIDE, int), value.values())),
     "feather": _number(0, 512, int),
 }

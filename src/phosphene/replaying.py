@@ -68,6 +68,7 @@ def replay(
     *,
     source: str | Path | None = None,
     mask: str | Path | None = None,
+    other: str | Path | None = None,
     vae: str | Path | None = None,
     lora: Sequence[str | Path] = (),
     embedding: Sequence[str | Path] = (),
@@ -78,11 +79,11 @@ def replay(
     """Makes a picture, or a sheet of them, again from what it carries; on the CPU with as many threads as then.
 
     model        its file or folder; None: the shipped one of the name that the receipt says
-    source, mask what an edit was made of;  vae, lora, embedding, guide  files, recognised by their hashes
+    source, mask, other   what an edit was made of;  vae, lora, embedding, guide  files, recognised by their hashes
     tell         what was told of the checkpoint and may be a path;  device  "auto": that of the receipt, if it is here
     Raises Problem for a picture without a receipt, for one that says what cannot be, for what is needed and missing.
     """
-    given = _Given(model, source, mask, vae, tuple(lora), tuple(embedding), tuple(guide), tuple(tell), device)
+    given = _Given(model, source, mask, other, vae, tuple(lora), tuple(embedding), tuple(guide), tuple(tell), device)
     said, ours = receipt.read(picture), bool(receipt.both(picture)[0])
     found = [said if ours else _foreign(picture, said)] if isinstance(said, dict) else said
     for one in found:
@@ -155,6 +156,7 @@ class _Given:
     model: str | Path | None
     source: str | Path | None
     mask: str | Path | None
+    other: str | Path | None
     vae: str | Path | None
     lora: tuple[str | Path, ...]
     embedding: tuple[str | Path, ...]
@@ -236,18 +238,21 @@ def _here(device: str | None) -> str:
 
 
 def _canvas(studio: Studio, one: Receipt, given: _Given, where: str) -> tuple[Any, list[str]]:
-    """The canvas of an edit, and a line for a source or a mask that are other files."""
+    """The canvas of an edit, and a line for a source, a mask or another picture that are not the same files."""
     lines, mask = [], one.get("mask")
     if given.source is None:
         raise Problem(f"{where} was made of {_named(one['source'])}: name that file, --source FILE")
     alpha = mask is not None and mask.get("name") == "alpha" and mask["sha256"] == one["source"]["sha256"]
     if mask and not alpha and given.mask is None:
         raise Problem(f"{where} was made with the mask {_named(mask)}: name that file, --mask FILE")
+    if one.get("other") and given.other is None:
+        raise Problem(f"{where} was made on the way to {_named(one['other'])}: name that file, --other FILE")
     fitted = one.get("fitted")
     how = {"expand": one.get("expand"), "feather": one.get("feather")}
     how["size"] = (fitted["height"], fitted["width"]) if fitted else None
-    canvas = studio.canvas(given.source, "alpha" if alpha else given.mask if mask else None, **how)
-    for name in ("source", "mask"):
+    masked = "alpha" if alpha else given.mask if mask else None
+    canvas = studio.canvas(given.source, masked, given.other if one.get("other") else None, **how)
+    for name in ("source", "mask", "other"):
         then, now = one.get(name), canvas.receipt.get(name)
         if then and now and then["sha256"] and then["sha256"] != now["sha256"]:
             lines.append(f"{name}: {_named(then)} then, {_named(now)} now")

@@ -10,7 +10,7 @@ import inspect
 import itertools
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,7 @@ def edit(
     size: tuple[int, int] | None = None,
     strength: float | None = None,
     invert: bool | str = False,
+    other: Picture | None = None,
     seed: int | Sequence[int] | None = None,
     n: int = 1,
     **options: Any,
@@ -90,13 +91,14 @@ def edit(
     strength from 0 (untouched) to 1 (redrawn from noise); None is 0.6, and 1 with a mask
     invert   start from the noise that makes the picture (DDIM inversion), found under a prompt that describes it;
              True: under the one in its own receipt, else under none
-    prompts, seed, n, options   of `generate`
+    other    a picture on the way to which, `strength` of it, the pictures lie: of unCLIP alone
+    prompts, seed, n, options   of `generate`; unCLIP knows eta and components too (systems/unclip.py)
     Raises Problem for what cannot be.
     """
     listed = list(prompts) if isinstance(prompts, (list, tuple)) else [prompts]
     pairs = paired(listed, _listed(seed), n)
     studio, options = _studio(options)
-    canvas = studio.canvas(picture, mask, expand=expand, feather=feather, size=size)
+    canvas = studio.canvas(picture, mask, other, expand=expand, feather=feather, size=size)
     return _pictures(studio.make(pairs, {**options, **started(picture, strength, invert)}, canvas=canvas))
 
 
@@ -235,10 +237,18 @@ class Studio:
             **circumstances(self.system),
         }
 
-    def canvas(self, picture: Picture, mask: Picture | None = None, **how: Any) -> Canvas:
-        """The picture as this model wants it. Raises Problem where it is none (canvas.prepare)."""
+    def canvas(self, picture: Picture, mask: Picture | None = None, other: Picture | None = None, **how: Any) -> Canvas:
+        """The picture as this model wants it, and the other one as large. Raises Problem where it is none, or where
+        there is another one and the model knows of no way between pictures (canvas.prepare)."""
         small, size, multiple = (getattr(self.system, name, None) for name in ("small", "size", "multiple"))
-        return prepare(picture, mask, trained=small or size, multiple=1 if small else multiple or 1, **how)
+        made = prepare(picture, mask, trained=small or size, multiple=1 if small else multiple or 1, **how)
+        if other is None:
+            return made
+        if not hasattr(self.system, "latent"):
+            raise Problem(f"{self.path.stem} knows of no way between two pictures: that takes a model of unCLIP's kind")
+        height, width = made.image.shape[2:]
+        beside = prepare(other, size=(height, width))
+        return replace(made, other=beside.image, receipt={**made.receipt, "other": beside.receipt["source"]})
 
     def make(
         self,
@@ -280,7 +290,8 @@ class Studio:
             large = [side * self.system.size // small for side in canvas.image.shape[2:]]
             return {"image": canvas.image, "size": tuple(large)}
         if getattr(self.system, "likens", False):  # it is told the picture, and makes others like it
-            return {"image": canvas.image, "mask": canvas.inside, "size": tuple(canvas.image.shape[2:])}
+            between = {} if canvas.other is None else {"towards": canvas.other}
+            return {"image": canvas.image, "mask": canvas.inside, "size": tuple(canvas.image.shape[2:]), **between}
         options.setdefault("strength", 0.6 if canvas.inside is None and "invert" not in options else 1.0)
         return {"image": canvas.image, "mask": canvas.inside}
 
@@ -298,7 +309,8 @@ class Studio:
     def _settings(self, options: dict[str, Any]) -> dict[str, Any]:
         """Everything that the pictures are a function of: what was said, else what the system chooses by itself."""
         own = {name: getattr(self.system, name, None) for name in ("sampler", "spacing", "steps", "guidance")}
-        own["sampler"] = "ddim" if "invert" in options else own["sampler"]  # as systems/ddpm.py has it
+        inverted = "invert" in options or ("source" in options and hasattr(self.system, "latent"))
+        own["sampler"] = "ddim" if inverted else own["sampler"]  # as systems/ddpm.py and systems/unclip.py have it
         on = [it.record for it in worn(self.system) if it.strength]
         return {**own, **options, **self.origin, **({"adapters": on} if on else {})}
 

@@ -29,6 +29,7 @@ def replay(
     model: str | None = None,
     source: Path | None = None,
     mask: Path | None = None,
+    other: Path | None = None,
     vae: str | None = None,
     lora: tuple[str, ...] = (),
     embedding: tuple[str, ...] = (),
@@ -45,6 +46,7 @@ def replay(
     model      the model's file or folder, unless it is a shipped one
     source     the picture that an edit started from
     mask       the mask of an edit
+    other      the picture on the way to which an edit was made
     vae        the other autoencoder that was used
     lora       the LoRAs that were used, in any order: they are known by their hashes
     embedding  likewise the words by textual inversion

@@ -55,7 +55,8 @@ class UnclipDecoder(Ddpm):
     def prepare(self, batch: Batch) -> Batch:
         """The pictures at `size`, and with each caption what CLIP sees in the picture itself."""
         meant = [Meant(prompt, z) for prompt, z in zip(batch.prompts, self.seen(batch.image))]
-        return replace(batch, image=reduced(batch.image, self.size), prompts=meant, prepared=True)
+        small = F.interpolate(batch.image, size=(self.size, self.size), mode="area")
+        return replace(batch, image=small, prompts=meant, prepared=True)
 
     def seen(self, pictures: Tensor) -> Tensor:
         """What CLIP sees in pictures (B, 3, H, W): z_i (B, dim), of length 1 where the encoder is told such."""
@@ -184,9 +185,12 @@ class Unclip(Cascade):
 
     # From pictures --------------------------------------------------------------------------------------------------
 
-    def latent(self, pictures: Tensor, *, steps: int | None = None) -> Bipartite:
-        """(z_i, x_T) of pictures (B, 3, H, W): what CLIP sees, and the noise that DDIM inversion finds in `steps`."""
-        return _result(self._latent(pictures, steps))
+    def latent(self, pictures: Tensor, *, steps: int | None = None, size: tuple[int, int] | None = None) -> Bipartite:
+        """(z_i, x_T) of pictures (B, 3, H, W): what CLIP sees, and the noise that DDIM inversion finds in `steps`.
+
+        size  (height, width) of what is to be made of them; None: the trained size
+        """
+        return _result(self._latent(pictures, steps, size))
 
     def decode(
         self, latent: Bipartite, *, seeds: Sequence[int], prompts: Sequence[str] | None = None, **how: Any
@@ -198,7 +202,8 @@ class Unclip(Cascade):
         """
         meant = [Meant(words, z) for words, z in zip(prompts or [None] * len(seeds), latent.image_emb)]
         noise = Begun(path(tuple(latent.noise.shape[1:]), seeds, self.stages[0].stage, self.device), latent.noise)
-        yield from super().generate(meant, seeds=seeds, **{"sampler": "ddim", "noise": noise, **how})
+        how = {"noise": noise, **how, "sampler": how.get("sampler") or "ddim"}
+        yield from super().generate(meant, seeds=seeds, **how)
 
     def edited(
         self,
@@ -212,6 +217,7 @@ class Unclip(Cascade):
         components: int | None = None,
         eta: float | None = None,
         mask: Tensor | None = None,
+        size: tuple[int, int] | None = None,
         **how: Any,
     ) -> Iterator[Preview]:
         """Pictures of pictures `image` (B or 1, 3, H, W), one a seed, by what lies between words and pixels.
@@ -228,18 +234,18 @@ class Unclip(Cascade):
         if len(seeds) != len(prompts) or len(image) not in (1, len(seeds)):
             raise Problem(f"{len(image)} pictures, {len(prompts)} prompts, {len(seeds)} seeds: as many of each")
         steps = how["steps"][0] if isinstance(how.get("steps"), (list, tuple)) else how.get("steps")
-        at = yield from self._latent(image, steps)
+        at = yield from self._latent(image, steps, size)
         at = Bipartite(*(part.expand(len(seeds), *part.shape[1:]) for part in at))
         turned = any(prompts)
         if towards is not None:
-            at = at.towards((yield from self._latent(towards, steps)), 0.5 if strength is None else strength)
+            at = at.towards((yield from self._latent(towards, steps, size)), 0.5 if strength is None else strength)
         if turned:
             diff = self.text_diff(invert or [""] * len(prompts), prompts)
             at = at.turned(diff, 0.3 if strength is None else strength)
         if components is not None:
             at = at._replace(image_emb=self.simplified(at.image_emb, components))
         plain = towards is None and not turned and components is None
-        yield from self.decode(at, seeds=seeds, eta=float(plain) if eta is None else eta, **how)
+        yield from self.decode(at, seeds=seeds, eta=float(plain) if eta is None else eta, size=size, **how)
 
     def text_diff(self, before: Sequence[str], after: Sequence[str]) -> Tensor:
         """norm(z_t − z_t0), (B, dim): the direction from what is said before to what is said after (§3.3)."""
@@ -253,16 +259,13 @@ class Unclip(Cascade):
         return self.components.first(image_emb, k)
 
     @torch.no_grad()
-    def _latent(self, pictures: Tensor, steps: int | None) -> Generator[Preview, None, Bipartite]:
+    def _latent(
+        self, pictures: Tensor, steps: int | None, size: tuple[int, int] | None
+    ) -> Generator[Preview, None, Bipartite]:
         decoder = self.stages[0]
         emb = decoder.seen(pictures)
-        small = reduced(pictures, decoder.size)
+        small = F.interpolate(pictures, size=self._inside(decoder, size or (self.size, self.size)), mode="area")
         return Bipartite(emb, (yield from decoder.inverted(small, [Meant(None, z) for z in emb], steps)))
-
-
-def reduced(pictures: Tensor, size: int) -> Tensor:
-    """Pictures (B, 3, H, W) at size × size, the mean of their pixels."""
-    return F.interpolate(pictures, size=(size, size), mode="area")
 
 
 def joined(prior: System, decoder: UnclipDecoder) -> System:
