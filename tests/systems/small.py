@@ -20,7 +20,8 @@ from phosphene.nets.autoencoder import (
 )
 from phosphene.nets.classifier import NoisyClassifier
 from phosphene.nets.dit import DiT
-from phosphene.nets.joint import JointAttention2d
+from phosphene.nets.efficient_unet import EfficientUNet
+from phosphene.nets.joint import ImagenJointAttention2d, JointAttention2d
 from phosphene.nets.layers import AddedTimeEmbedding, ScaleShiftResBlock, SpatialTransformer
 from phosphene.nets.patched import Patched
 from phosphene.nets.prior import Prior
@@ -37,11 +38,13 @@ from phosphene.systems.clip_noised import NoisedClip
 from phosphene.systems.ddpm import Ddpm
 from phosphene.systems.decoder import DiffusionDecoder
 from phosphene.systems.glide import ClipEncoder, Inpaint, InpaintUpscaler, Likeness, inpainting
+from phosphene.systems.imagen import ImagenUpscaler
 from phosphene.systems.latent import Latent
 from phosphene.systems.prior import ArPrior, DiffusionPrior
 from phosphene.systems.unclip import UnclipDecoder
 from phosphene.systems.upscale import Upscaler
 from phosphene.systems.vq import VqSystem
+from phosphene.text.deepfloyd import IfEncoder
 from phosphene.text.encoders import ClassEncoder, TextEncoder
 from phosphene.text.glide import GlideEncoder, GlideTokenizer
 from phosphene.text.layout import LayoutEncoder
@@ -186,6 +189,23 @@ def glide_upscaler(small: int = 8) -> Upscaler:
     return Upscaler(Denoiser(net, Linear(), learned_variance=True), base.encoder, 32, small, sampler="ddim", steps=4)
 
 
+def imagen(text: TextEncoder | None = None) -> Ddpm:
+    net = UNet(
+        3, 3, (W, 2 * W, 2 * W), 1, (0, 0, 1), head_dim=W, context_dim=2 * W, vector_dim=4 * W,
+        block=ScaleShiftResBlock, attend=ImagenJointAttention2d, time=AddedTimeEmbedding,
+    )  # fmt: skip
+    encoder = IfEncoder(2 * W, 4 * W, None, 2, text=text or text_encoder(), padded=False)
+    how = dict(size=32, sampler="ddim", steps=10, threshold=(0.995,))
+    return Ddpm(Denoiser(net, Cosine(zero_snr=True), "v"), encoder, **how)
+
+
+def imagen_upscaler(size: int = 32, small: int = 16, text: TextEncoder | None = None) -> ImagenUpscaler:
+    net = EfficientUNet(6, 3, (W, 2 * W), (1, 1), (1, 2), head_dim=W, context_dim=2 * W, vector_dim=4 * W)
+    encoder = IfEncoder(2 * W, 4 * W, None, 2, 99.0, W, None, text or text_encoder(), padded=False)
+    how = dict(size=size, small=small, sampler="ddim", steps=4, noised=0.1)
+    return ImagenUpscaler(Denoiser(net, Cosine(zero_snr=True), "v"), encoder, **how)
+
+
 def glide_inpaint() -> Inpaint:
     return inpainting(glide())
 
@@ -267,6 +287,8 @@ SYSTEMS = {
     "unclip_upscaler": (unclip_upscaler, "none"),
     "diffusion_prior": (diffusion_prior, "caption"),
     "ar_prior": (ar_prior, "caption"),
+    "imagen": (imagen, "caption"),
+    "imagen_upscaler": (imagen_upscaler, "caption"),
     "classifier": (classifier, "label"),
     "classifier_of_latents": (classifier_of_latents, "label"),
     "clip_noised": (clip_noised, "caption"),
@@ -289,7 +311,7 @@ SYSTEMS = {
     "latent_layout": (latent_layout, "layout"),
     "latent_map": (latent_map, "map"),
 }
-GENERATE = ["glide", "unclip_decoder", "ncsn", "ddpm_learned", "ddpm", "ddpm_class", "latent", "latent_dit"]
+GENERATE = ["glide", "imagen", "unclip_decoder", "ncsn", "ddpm_learned", "ddpm", "ddpm_class", "latent", "latent_dit"]
 GENERATE += ["latent_vq_class", "latent_layout", "latent_map"]
 
 

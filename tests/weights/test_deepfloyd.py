@@ -12,6 +12,8 @@ from phosphene import load
 from phosphene.diffusion.cond import Cond
 from phosphene.diffusion.noise import Recorded
 from phosphene.errors import Problem
+from phosphene.systems.cascade import Cascade
+from phosphene.systems.imagen import ImagenUpscaler
 from phosphene.systems.upscale import Upscaler
 from phosphene.weights import bundle
 from weights.recorded import apart, arrays, state_dicts
@@ -57,6 +59,50 @@ def test_a_whole_run_agrees(folder):
     previews = system.generate(["something"], seeds=[0], steps=6, guidance=5.0, size=(16, 16), noise=noise)
     *_, last = previews
     assert apart(last.picture(), ref["final"].clamp(-1, 1)) <= 3e-4
+
+
+@pytest.fixture
+def larger(folder, tmp_path):
+    """Stage II, configured for what stage I of the fixtures makes, of 16 pixels."""
+    made = tmp_path / "if_stage2"
+    made.mkdir()
+    name = "diffusion_pytorch_model.safetensors"
+    (made / name).symlink_to(folder / "if_stage2" / name)
+    config = json.loads((folder / "if_stage2" / "config.json").read_text())
+    (made / "config.json").write_text(json.dumps({**config, "sample_size": 64}))
+    return made
+
+
+def test_both_stages_together_are_a_cascade(folder, larger):
+    """Imagen's own classes: each stage what it is alone, and the level of noise swept between them."""
+    system = load(folder / "if_stage1", then=str(larger))
+    first, second = system.stages
+    assert type(system) is Cascade and type(second) is ImagenUpscaler and (first.size, second.small) == (16, 16)
+    alone = load(larger).state_dict()
+    assert all(torch.equal(alone[k], v) for k, v in second.state_dict().items())
+    ref = arrays(folder / "if_stage1_sample.npz")
+    first.encoder.text = second.encoder.text = States(ref["e"])
+
+    def made(level):
+        previews = list(system.generate(["something"], seeds=[1], steps=[2, 2], level=level))
+        assert [p.stage for p in previews] == ["base"] * 2 + ["upscale to 64"] * 2
+        return previews[1].picture(), previews[-1].picture()
+
+    (small, as_made), (again, told), (_, other) = made(None), made(0.251), made(0.6)
+    assert torch.equal(small, again) and torch.equal(as_made, told) and not torch.allclose(told, other, atol=1e-2)
+    with pytest.raises(Problem, match="then=.*IF was expected"):
+        load(folder / "if_stage1", then=str(folder / "ddpm"))
+
+
+def test_what_is_told_is_the_level_of_the_noise(folder, larger):
+    """The network hears the step of the schedule that the small picture is noised to: 250 of 1000 unless said."""
+    system, heard = load(larger), []
+    system.encoder.text = States(arrays(folder / "if_stage1_sample.npz")["e"])
+    system.encoder.noised.register_forward_pre_hook(lambda _, given: heard.append(given[0].tolist()))
+    for level in (None, 0.5):
+        *_, _ = system.generate(["something"], seeds=[1], image=torch.zeros(1, 3, 16, 16), steps=1, level=level)
+    assert {round(x, 3) for row in heard[: len(heard) // 2] for x in row} == {250.0}
+    assert {round(x, 3) for row in heard[len(heard) // 2 :] for x in row} == {499.0}
 
 
 # As the published stages are configured

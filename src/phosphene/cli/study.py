@@ -40,7 +40,7 @@ def run(*name: str, runs: Path = Path("runs"), out: Path | None = None, n: int |
         from phosphene.training.display import show
 
         print(f"study {name[0]} needs {need.folder}: training it first", flush=True)
-        show(need.made().train(need.at(runs), resume=need.at(runs).exists()))
+        show(need.made(runs).train(need.at(runs), resume=need.at(runs).exists()))
     quiet_threads()
     for line in it.run(runs, out or runs / f"study.{name[0]}", n, seed):
         print(line, flush=True)

@@ -20,6 +20,9 @@ STUDIES: dict[str, str] = {
     "strength": "phosphene.studies.strength",
     "decoders": "phosphene.studies.decoders",
     "latents": "phosphene.studies.latents",
+    "sizes": "phosphene.studies.sizes",
+    "levels": "phosphene.studies.levels",
+    "threshold": "phosphene.studies.threshold",
 }  # name -> the module that holds its `STUDY`
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Need:
-    """A run of a recipe, with some of its knobs turned."""
+    """A run of a recipe, with some of its knobs turned. A knob that is another Need is the bundle of that run."""
 
     recipe: str
     knobs: dict[str, Any] = field(default_factory=dict)
@@ -39,16 +39,21 @@ class Need:
     @property
     def folder(self) -> str:
         """Its place in the folder of runs: scenes.ddpm-predicts=x0."""
-        return "-".join([self.recipe, *(f"{k}={v}" for k, v in sorted(self.knobs.items()))])
+        said = {k: v.folder if isinstance(v, Need) else v for k, v in self.knobs.items()}
+        return "-".join([self.recipe, *(f"{k}={v}" for k, v in sorted(said.items()))])
 
     def at(self, runs: Path) -> Path:
         return runs / self.folder
 
-    def made(self) -> Recipe:
-        """The recipe with its knobs turned."""
+    def made(self, runs: Path = Path("runs")) -> Recipe:
+        """The recipe with its knobs turned; what it needs is taken from `runs`."""
         from phosphene.recipes import RECIPES
 
-        return RECIPES[self.recipe](**self.knobs)
+        return RECIPES[self.recipe](**{k: v.at(runs) if isinstance(v, Need) else v for k, v in self.knobs.items()})
+
+    def all(self) -> list[Need]:
+        """This and what it needs itself, in the order in which they are trained."""
+        return [*(it for v in self.knobs.values() if isinstance(v, Need) for it in v.all()), self]
 
 
 @dataclass(frozen=True)
@@ -126,8 +131,8 @@ class Study:
         yield from ("", found.markdown(), "", found.answer, "", str(out))
 
     def missing(self, runs: Path) -> list[Need]:
-        """The needs whose runs are not there, each once."""
-        there = {need.folder: need for need in self.needs.values()}
+        """The needs whose runs are not there, each once, in the order in which they are to be trained."""
+        there = {it.folder: it for need in self.needs.values() for it in need.all()}
         return [need for need in there.values() if not (need.at(runs) / "model.safetensors").is_file()]
 
 

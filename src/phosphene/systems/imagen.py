@@ -27,6 +27,11 @@ class ImagenUpscaler(Upscaler):
     encoder   an IfEncoder that tells levels
     """
 
+    @property
+    def stage(self) -> str:  # type: ignore[override]
+        """Of its size, as a cascade has several: each with its own noise."""
+        return f"upscale to {self.size}"
+
     def cond(self, batch: Batch) -> Cond:
         """The prompts, and the small picture, each at a level of its own, and that level."""
         schedule, size = self.denoiser.schedule, batch.image.shape[2:]

@@ -1,7 +1,8 @@
 """DeepFloyd's IF: the stages in pixels (after Imagen, Saharia et al. 2022), in diffusers' folders or as published.
 
 A stage is a pipeline's folder, its U-Net's, or a published file; the U-Net's weights have the head on T5's states
-beside them. Stage I becomes a Ddpm, the stages that make a small picture larger an Upscaler.
+beside them. Stage I becomes a Ddpm, the stages that make a small picture larger an ImagenUpscaler: what scenes.imagen is
+made of. Told which stages come `then`, a Cascade of them all.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from ..errors import Problem
 from ..nets.joint import CrossAttention2d, NormedJointAttention2d
 from ..nets.layers import Conventions
 from ..nets.unet import UNet
+from ..systems.cascade import Cascade
 from ..systems.ddpm import Ddpm
-from ..systems.upscale import Upscaler
+from ..systems.imagen import ImagenUpscaler
 from ..text.deepfloyd import IfEncoder
 from ..text.hugging import HuggingEncoder
 from . import added, files, scheduler
@@ -27,12 +29,13 @@ from .ddpm import variance
 from .guided import Said, attention, shapes
 from .guided import network as guided_network
 from .karlo import Row
-from .load import Found
+from .load import Found, look
 from .tables import empty, entry, fill, layer, understood
 from .unets import known, ldm
 
 OPTIONS = {
     "text": "the folder that holds T5 as text_encoder and tokenizer",
+    "then": "of stage I: the stages that follow, folders or files; what else is told, but size, is of all",
     "head_dim": "of a published file: channels a head of the U-Net",
     "heads": "of a published file: attention heads of the U-Net, in the place of head_dim",
     "pool_heads": "of a published file: attention heads of the pooling of T5's states",
@@ -95,15 +98,27 @@ def claims(found: Found) -> bool:
     )
 
 
-def read(found: Found, dtype: torch.dtype, told: Mapping[str, Any]) -> Ddpm:
-    """A Ddpm of stage I, an Upscaler of stages II and III."""
+def read(found: Found, dtype: torch.dtype, told: Mapping[str, Any]) -> Ddpm | Cascade:
+    """A Ddpm of stage I, an ImagenUpscaler of stages II and III; a Cascade where `then` says what follows."""
     with understood(str(found.path)):
-        return _read(found, dtype, told)
+        first = _read(found, dtype, told)
+    if "then" not in told:
+        return first
+    then, told = told["then"], {name: value for name, value in told.items() if name not in ("then", "size")}
+    stages: list[Ddpm] = [first]
+    for path in then if isinstance(then, (list, tuple)) else [then]:
+        following = look(path)
+        if following is None or not claims(following):
+            raise Problem(f"then={path}: a stage of DeepFloyd's IF was expected")
+        following.told, following.assumed, following.notes = dict(told), found.assumed, found.notes
+        with understood(str(following.path)):
+            stages.append(_read(following, dtype, told, first.encoder.text))  # one T5 reads for all
+    return Cascade(stages)
 
 
-def _read(found: Found, dtype: torch.dtype, told: Mapping[str, Any]) -> Ddpm:
+def _read(found: Found, dtype: torch.dtype, told: Mapping[str, Any], text: HuggingEncoder | None = None) -> Ddpm:
     whole = found.kind in PIPELINES
-    text = _text(Path(told["text"]) if "text" in told else found.path if whole else None)
+    text = text or _text(Path(told["text"]) if "text" in told else found.path if whole else None)
     if whole or added.is_added(found):
         net, encoder, side = _folder(found.part("unet") if whole else found, dtype, text)
     else:
@@ -125,7 +140,8 @@ def _read(found: Found, dtype: torch.dtype, told: Mapping[str, Any]) -> Ddpm:
     }
     if upscales:
         noised = (LEVEL + 1) / plan.schedule.T
-        return Upscaler(denoiser, encoder, small=side // 4, steps=50, guidance=4.0, noised=noised, corners=True, **how)
+        how |= {"small": side // 4, "noised": noised, "corners": True}
+        return ImagenUpscaler(denoiser, encoder, steps=50, guidance=4.0, **how)
     return Ddpm(denoiser, encoder, steps=100, guidance=7.0, offset=plan.offset, end=plan.end, **how)
 
 
