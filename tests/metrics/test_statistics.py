@@ -113,6 +113,21 @@ def test_an_intervals_width_is_that_of_repeated_measurement():
         assert (it.high - it.value) == pytest.approx(half, rel=0.35)
 
 
+def test_copies_are_drawn_again_with_what_they_are_copies_of():
+    """What both have in common does not count: the width is that of repeated measurement, not of two samples."""
+    generator = torch.Generator().manual_seed(0)
+    values, halves, alone = [], [], []
+    for _ in range(30):
+        x = torch.randn(200, 3, generator=generator)
+        copy = 0.7 * x + 0.1 * torch.randn(200, 3, generator=generator)
+        it = frechet_interval(Moments.of(copy), copy, Moments.of(x), copies=x)
+        values.append(it.value)
+        halves.append(it.high - it.value)
+        alone.append(frechet_interval(Moments.of(copy), copy, Moments.of(x)).high - it.value)
+    width = 1.96 * float(torch.tensor(values).std())
+    assert sum(halves) / len(halves) == pytest.approx(width, rel=0.35) and sum(alone) > 1.5 * sum(halves)
+
+
 def test_the_interval_of_a_mean_is_its_bootstrap():
     values = drawn(500, 1, 3)[:, 0].double()
     ours, drawn_again = mean_of(values), bootstrap(float(values.mean()), lambda rows: float(values[rows].mean()), 500)

@@ -45,15 +45,23 @@ def mean_of(values: Tensor) -> Interval:
     return Interval(mean, mean - half, mean + half)
 
 
-def frechet_interval(made: Moments, kept: Tensor, real: Moments, *, seed: int = 0) -> Interval:
+def frechet_interval(
+    made: Moments, kept: Tensor, real: Moments, *, copies: Tensor | None = None, seed: int = 0
+) -> Interval:
     """Fréchet's distance with its interval: made pictures are drawn again, the reference stays as it is.
 
     kept  features (K, D) of made pictures, a uniform sample where not all were kept; the deviation then shrinks
           with √(K/N), as that of a mean does
+    copies  where the made pictures are copies of the real ones, the features of these (K, D), row by row: both are
+          drawn again together, as they vary together
     100 draws up to 256 dimensions, 20 above: each costs the eigenvalues of a D×D matrix.
     """
     value, k = frechet(made, real), len(kept)
     draws = 100 if kept.shape[1] <= 256 else 20
-    found = bootstrap(value, lambda rows: frechet(Moments.of(kept[rows]), real), k, draws=draws, seed=seed)
+
+    def again(rows: Tensor) -> float:
+        return frechet(Moments.of(kept[rows]), real if copies is None else Moments.of(copies[rows]))
+
+    found = bootstrap(value, again, k, draws=draws, seed=seed)
     half = (found.high - value) * (k / made.n) ** 0.5
     return Interval(value, max(0.0, value - half), value + half)

@@ -33,7 +33,7 @@ def measured(job: Job) -> Iterator[str | Found]:
     source = Scenes(32, job.n, "test")
     pictures, scenes = pictures_of(source, 32), [source[i].meta["objects"] for i in range(job.n)]
     judge = Judge(2)  # for its features: copies are compared with their originals
-    real = Moments.of(judge.features(pictures))
+    originals = judge.features(pictures)
     rows, curves, strips = [], [], [pictures[:SHOWN]]
     for name, system in job.systems.items():
         points, bands = [], []
@@ -41,7 +41,8 @@ def measured(job: Job) -> Iterator[str | Found]:
             yield f"{name}{f', {steps} steps' if steps else ''}: {job.n} copies"
             made, seconds = timed(system, pictures, job.seed, steps)
             kept = judge.features(made)
-            distance, read = frechet_interval(Moments.of(kept), kept, real), still_read(scenes, made)
+            distance = frechet_interval(Moments.of(kept), kept, Moments.of(originals), copies=originals)
+            read = still_read(scenes, made)
             share = Interval(read / job.n, *wilson(read, job.n))
             rows.append((name, STAND_INS[name], steps, distance, float(psnr(made, pictures)), share, 1000 * seconds))
             points.append((steps or STEPS[0], distance.value))

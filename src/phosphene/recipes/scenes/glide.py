@@ -132,7 +132,8 @@ def glide_inpaint(
     stage     which of its stages is fine-tuned: base or upscale
     drop      how often the caption is left out
     pictures  how many scenes are drawn to learn from
-    judged    how many erased objects are drawn again at the end, to be read by the exact parser; 0 is none
+    judged    how many erased objects are drawn again at the end, to be read by the exact parser, and two fifths of
+              so many of two; 0 is none
     """
     from phosphene.data.batches import Batches, cached
     from phosphene.recipes.cascade import Reduced
@@ -148,8 +149,8 @@ def glide_inpaint(
         system, batches, settings, whole=lambda it: glide.swapped(index, it),
         score=lambda it: {"filled": filled(it, min(judged, 40)).rate} if judged else {},
         report=lambda it: [
-            f"- {what}, erased and drawn again: right {filled(it, judged, kind=kind)}"
-            for what, kind in (("one object", "single"), ("one of two", "pair")) if judged
+            f"- {what}, erased and drawn again: right {filled(it, n, kind=kind)}"
+            for what, kind, n in (("one object", "single", judged), ("one of two", "pair", -(-2 * judged // 5))) if n
         ],
         card="# scenes.glide_inpaint\n\nGLIDE's base, fine-tuned to fill in what was erased.",
     )  # fmt: skip
