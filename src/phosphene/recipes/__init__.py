@@ -32,6 +32,8 @@ RECIPES: dict[str, Callable[..., Recipe]] = {
     "scenes.glide_upscale": scenes.glide_upscale,
     "scenes.glide_inpaint": scenes.glide_inpaint,
     "scenes.glide_like": scenes.glide_like,
+    "scenes.prior": scenes.prior,
+    "scenes.ar_prior": scenes.ar_prior,
     "scenes.unclip": scenes.unclip,
     "scenes.unclip_upscale": scenes.unclip_upscale,
     "scenes.imagen": scenes.imagen,

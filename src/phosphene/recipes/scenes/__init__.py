@@ -11,11 +11,13 @@ from phosphene.recipes.scenes.guidance import classifier, clip_noised
 from phosphene.recipes.scenes.imagen import imagen, imagen_upscale
 from phosphene.recipes.scenes.latent import latent
 from phosphene.recipes.scenes.layout import layout, map
+from phosphene.recipes.scenes.priors import ar_prior, prior
 from phosphene.recipes.scenes.score import ncsn
 from phosphene.recipes.scenes.shared import autoencoder, clip
 from phosphene.recipes.scenes.unclip import unclip, unclip_upscale
 
 __all__ = [
+    "ar_prior",
     "autoencoder",
     "classifier",
     "clip",
@@ -42,6 +44,7 @@ __all__ = [
     "layout",
     "map",
     "ncsn",
+    "prior",
     "small",
     "superres",
     "unclip",
