@@ -2,6 +2,8 @@
 
 import pytest
 
+from phosphene.nets.joint import ImagenCrossAttention2d as C
+from phosphene.nets.joint import ImagenJointAttention2d as J
 from phosphene.recipes.papers import PAPERS, counted, glide_text, glide_upsampler, table
 
 
@@ -22,6 +24,22 @@ def test_the_choices_that_are_named_explain_the_difference():
     assert abs(blocks / text.millions - 1) < 0.01
     shorter = counted(replace(PAPERS["glide-upsampler"], build=lambda: glide_upsampler(16)))
     assert shorter == pytest.approx(1543, abs=1)
+
+
+def test_what_is_said_of_imagens_choices():
+    """The width of T5's states; that an attention is not what 200 M are; what is told in every block."""
+    from dataclasses import replace
+
+    from phosphene.recipes.papers import imagen_base, imagen_upscaler
+
+    def millions(build):
+        return counted(replace(PAPERS["imagen"], build=build))
+
+    assert millions(lambda: imagen_base(4096)) == pytest.approx(2379, abs=1)
+    joint, cross = (millions(lambda a=a: imagen_upscaler(True, a)) for a in (J, C))
+    assert 0 < joint - cross < 10
+    told = millions(lambda: [block.block.emb for block in imagen_upscaler(False, C).blocks])
+    assert told == pytest.approx(28, abs=1)
 
 
 def test_the_page_has_these_numbers():

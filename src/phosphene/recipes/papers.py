@@ -10,8 +10,10 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from phosphene.nets.joint import JointAttention2d
+from phosphene.nets.efficient_unet import EfficientUNet
+from phosphene.nets.joint import ImagenCrossAttention2d, ImagenJointAttention2d, JointAttention2d
 from phosphene.nets.layers import (
+    AddedTimeEmbedding,
     Conventions,
     ResDownsample,
     ResUpsample,
@@ -83,6 +85,17 @@ def glide_text(width: int, layers: int, emb_dim: int) -> GlideEncoder:
     return GlideEncoder(TextTransformer(50257, width, layers, width // 64, 128), emb_dim)
 
 
+def imagen_base(context_dim: int = 512) -> UNet:
+    """Imagen's base (Saharia et al. 2022, appendix F.1): ADM's of 512 channels, told T5's states at this width."""
+    words = dict(attend=ImagenJointAttention2d, context_dim=context_dim, vector_dim=2048, time=AddedTimeEmbedding)
+    return UNet(3, 3, (512, 1024, 1536, 2048), 3, (0, 1, 1, 1), **words, **ADM)
+
+
+def imagen_upscaler(every: bool, attend: type) -> EfficientUNet:
+    """Imagen's super-resolution (there, F.2 and F.3): 8 heads on the lowest level, words at a width of 512."""
+    return EfficientUNet(every=every, attend=attend, head_dim=128, context_dim=512, vector_dim=512, how=GROUPS)
+
+
 def stable(context_dim: int, head_dim: int | tuple[int, ...]) -> UNet:
     """Stable Diffusion's U-Net."""
     told = dict(head_dim=head_dim, context_dim=context_dim, attend=SpatialTransformer, how=GROUPS)
@@ -121,6 +134,23 @@ PAPERS: dict[str, Paper] = {
     "glide-upsampler": Paper(
         "GLIDE's upsampler, with its text transformer", "Nichol et al. 2021, §4", 1500, lambda: glide_upsampler(24),
         "24 layers of text as in the base: the paper gives their width alone; 16 layers would make 1,543 M",
+    ),
+    "imagen": Paper(
+        "Imagen's base", "Saharia et al. 2022, appendix F.1", 2000, imagen_base,
+        "T5's states brought from 4096 to 512 before they are attended to; the paper does not say, and as they are it "
+        "would be 2,379 M",
+    ),
+    "imagen-256": Paper(
+        "Imagen's 64 → 256", "Saharia et al. 2022, appendix F.2", 600,
+        lambda: imagen_upscaler(True, ImagenJointAttention2d),
+        "a skip connection from every block, concatenated: the paper's two upsamplers differ in 200 M, and in what it "
+        "says of them by an attention alone",
+    ),
+    "imagen-1024": Paper(
+        "Imagen's 256 → 1024", "Saharia et al. 2022, appendix F.3", 400,
+        lambda: imagen_upscaler(False, ImagenCrossAttention2d),
+        "a skip connection from every level, added, as in its figure A.29; the time scales and shifts in every block, "
+        "28 M, where figure A.28 tells it once a level",
     ),
     "stable-diffusion": Paper(
         "Stable Diffusion 1's U-Net", "Rombach et al. 2022, model card of v1-4", 860,
