@@ -28,8 +28,8 @@ from phosphene.views.plot import Curve, Plot
 
 SCALES = {
     "classifier-free": (1.0, 2.0, 4.0, 8.0),
-    "classifier": (1.0, 3.0, 8.0, 16.0),
-    "CLIP": (1.0, 3.0, 8.0, 16.0),
+    "classifier": (0.3, 1.0, 3.0, 10.0),
+    "CLIP": (0.3, 1.0, 3.0, 10.0),
 }
 STEPS = 20  # of the base
 JUDGES = {"classifier": "classifier", "CLIP": "clip"}  # kind -> the study's need that guides
