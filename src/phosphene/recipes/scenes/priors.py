@@ -28,7 +28,7 @@ def prior(
     clip: Path | None = None,
     steps: int = 1600,
     batch: int = 128,
-    lr: float = 1e-3,
+    lr: float = 2e-3,
     width: int = 128,
     layers: int = 4,
     drop: float = 0.1,
