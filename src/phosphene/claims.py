@@ -66,6 +66,7 @@ SETTINGS: dict[str, Callable[[Any], bool]] = {  # what `generate` and `edit` are
     "times": lambda value: isinstance(value, list) and 2 <= len(value) <= 10_001 and all(map(SHARE, value)),
     "hires": _number(1, 8),
     "hires_strength": SHARE,
+    "level": SHARE,
     "strength": SHARE,
     "invert": _prompt,
     "draw": _is(bool),

@@ -16,7 +16,11 @@ def main(argv: Sequence[str]) -> None:
 
     walk = own["variation_seed"], own["variation_strength"], own["between"]
     pairs = rows(own["prompts"], sampling.pop("seed"), sampling.pop("n"), *walk)
-    options = {**sampling, **{name: own[name] for name in ("hires", "hires_strength")}, "size": read_size(own["size"])}
+    options = {
+        **sampling,
+        **{name: own[name] for name in ("hires", "hires_strength", "level")},
+        "size": read_size(own["size"]),
+    }
     make(pairs, options, using, **place, name=_way(pairs) if own["between"] else _name)
 
 
@@ -25,6 +29,7 @@ def generate(
     size: str | None = None,
     hires: float | None = None,
     hires_strength: float | None = None,
+    level: float | None = None,
     variation_seed: int | None = None,
     variation_strength: float = 0.0,
     between: int = 0,
@@ -38,6 +43,7 @@ def generate(
     size       in pixels: 64, or WIDTHxHEIGHT
     hires      2 draws it, then draws it again, from what was drawn, at twice the size
     hires_strength  how much the second drawing may change, above 0 and at most 1; half if not given
+    level      of Imagen's upscalers: how noisy their small picture is made, from 0, which is believed, to 1
     variation_strength  how far to go from the seed to another: 0.1 changes little, 1 is the other. -n 4 are 4 such ways
     variation_seed  the other seed, and of -n pictures the first one's; drawn at random if not given
     between    so many pictures on the way from each prompt or seed to the next: "fox" "cat" --seed 4 --between 8

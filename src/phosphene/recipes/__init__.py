@@ -54,6 +54,8 @@ RECIPES: dict[str, Callable[..., Recipe]] = {
     "emoji.latent": emoji.latent,
     "emoji.glide": emoji.glide,
     "emoji.glide_upscale": emoji.glide_upscale,
+    "emoji.imagen": emoji.imagen,
+    "emoji.imagen_upscale": emoji.imagen_upscale,
 }
 
 __all__ = ["RECIPES", "Plan", "Recipe", "recipe"]

@@ -30,7 +30,7 @@ def imagen(
     phosphene train scenes.imagen
 
     clip      a bundle of scenes.clip, whose text encoder reads, frozen; trained first where none is given
-    t5        a folder of T5, or of another encoder of Hugging Face's, that reads in its place
+    t5        a folder of T5, or of another encoder of Hugging Face's, that reads in the place of clip's
     width     channels at the full size; four times as many at a quarter of it
     drop      how often the caption is left out, for guidance by the empty one
     pictures  how many scenes are drawn to learn from
