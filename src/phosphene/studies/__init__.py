@@ -23,6 +23,7 @@ STUDIES: dict[str, str] = {
     "sizes": "phosphene.studies.sizes",
     "levels": "phosphene.studies.levels",
     "threshold": "phosphene.studies.threshold",
+    "priors": "phosphene.studies.priors",
 }  # name -> the module that holds its `STUDY`
 
 

@@ -61,16 +61,21 @@ def numbers(system: Any) -> int:
 
 
 def training_cost(system: Any, run: Path, timed: int = 3) -> tuple[float, float]:
+    """What `spent` says of a run on scenes of one object, told their class."""
+    batch = json.loads((run / "settings.json").read_text())["recipe"]["batch"]
+    source = OneObject(system.size, batch)
+    labels = [source[i].label for i in range(batch)]
+    return spent(system, Batch(pictures_of(source, system.size), labels, torch.arange(batch)), run, timed)
+
+
+def spent(system: Any, batch: Batch, run: Path, timed: int = 3) -> tuple[float, float]:
     """(10¹² floating-point operations, processor's seconds) of a run: of one step, measured here, times their number.
 
-    Without the optimiser and the averaged weights, which cost the same for all; the autoencoder's training is not in
-    it, and latents were made once.
+    Without the optimiser and the averaged weights, which cost the same for all; what its system stands on, such as an
+    autoencoder, is not in it, and what `prepare` does was done once. batch: pictures and prompts, of the run's size.
     """
     settings = json.loads((run / "settings.json").read_text())
-    steps, batch = settings["training"]["steps"], settings["recipe"]["batch"]
-    source = OneObject(system.size, batch)
-    pictures = pictures_of(source, system.size)
-    whole = system.prepare(Batch(pictures, [source[i].label for i in range(batch)], torch.arange(batch)))
+    steps, whole = settings["training"]["steps"], system.prepare(batch)
     autocast = torch.autocast("cpu", torch.bfloat16, enabled=settings["training"]["precision"] == "bf16")
 
     def step() -> None:
