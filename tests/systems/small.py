@@ -22,7 +22,7 @@ from phosphene.nets.classifier import NoisyClassifier
 from phosphene.nets.dit import DiT
 from phosphene.nets.efficient_unet import EfficientUNet
 from phosphene.nets.joint import ImagenJointAttention2d, JointAttention2d
-from phosphene.nets.layers import AddedTimeEmbedding, ScaleShiftResBlock, SpatialTransformer
+from phosphene.nets.layers import AddedTimeEmbedding, ScaleShiftResBlock, SelfAttention2d, SpatialTransformer
 from phosphene.nets.patched import Patched
 from phosphene.nets.prior import Prior
 from phosphene.nets.quantize import VqAutoencoder
@@ -231,7 +231,7 @@ def unclip_decoder(size: int = 32) -> UnclipDecoder:
 
 
 def unclip_upscaler(small: int = 16) -> Upscaler:
-    net = UNet(6, 3, (W, 2 * W), 1, (0, 0), block=ScaleShiftResBlock)
+    net = UNet(6, 3, (W, 2 * W), 1, block=ScaleShiftResBlock, attend=[SelfAttention2d, SelfAttention2d, None])
     denoiser = Denoiser(net, Cosine(zero_snr=True), "v")
     return Upscaler(denoiser, None, 32, small, sampler="ddim", steps=4, blurred=0.6)
 

@@ -7,6 +7,7 @@ import torch
 
 from phosphene.errors import Problem
 from phosphene.nets.transformer import TextTransformer
+from phosphene.parts import again
 from phosphene.text.clip import END, SHIPPED, ClipTextEncoder, ClipTokenizer, Token, _openai, mean, packed
 from phosphene.text.encoders import resized
 from phosphene.text.prompt import emphasised
@@ -277,6 +278,16 @@ def test_long_prompts(encoder):
 
 
 @torch.no_grad()
+def test_padding_is_left_out_where_it_is_masked(encoder):
+    """Of every chunk what lies behind its <|endoftext|>; the states are the same."""
+    masked = again(encoder, masked=True)
+    ours, theirs = masked(["a red fox", LONG]), encoder(["a red fox", LONG])
+    assert torch.equal(ours.tokens, theirs.tokens)
+    tokens = len(encoder.tokenizer.ids(LONG))
+    assert ours.mask.sum(1).tolist() == [5, tokens + 4] and ours.mask[0, :5].all()
+    assert masked(["a"]).mask.sum() == 3 and encoder(["a"]).mask is None
+
+
 def test_breaks(encoder):
     a, b, none = (encoder([t]).tokens for t in ("a", "b", ""))
     assert torch.allclose(encoder([emphasised("a BREAK b")]).tokens, torch.cat([a, b], 1), atol=1e-6)

@@ -44,7 +44,7 @@ class HalfUNet(nn.Module):
         emb_dim: int | None,
         dropout: float,
         block: type,
-        attend: type | Sequence[type],
+        attend: type | Sequence[type | None],
         down: type,
         time: type,
         how: Conventions,
@@ -59,7 +59,7 @@ class HalfUNet(nn.Module):
         depth, attention = _each("depth", depth, n), _each("attention", attention or 0, n)
         head_dim = _each("head_dim", head_dim, n)
         several = isinstance(attend, Sequence) and len(attend) == n + 1
-        *attend, middle = attend if several else [*_each("attend", attend, n), None]
+        *attend, middle = attend if several else [*(each := _each("attend", attend, n)), each[-1]]
         emb_dim = emb_dim or 4 * channels[0]
         told = emb_dim, dropout, how
 
@@ -81,7 +81,7 @@ class HalfUNet(nn.Module):
             if i < n - 1:
                 self.downs.append(down(c, *told))
                 skips.append(c)
-        deepest = max(1, attention[-1])
+        deepest = max(1, attention[-1]) if middle else 0
         self.middle = nn.ModuleList([level(c, n - 1, deepest, middle), level(c, n - 1, 0)])
         return level, skips
 
@@ -113,7 +113,8 @@ class UNet(HalfUNet):
     head_dim      channels a head, one number or one a level; None is one head
     context_dim   width of the condition's tokens; vector_dim: width of its vector. None: not listened to
     emb_dim       width of the time embedding; None is 4 · channels[0]
-    block, attend, down, up, time   the classes to build with; attend may be one a level, and one more for the middle
+    block, attend, down, up, time   the classes to build with; attend may be one a level, and one more for the middle:
+                  None, and it does not attend
     how           Conventions: groups and eps of the norms, the activation
     time_dim      how many sinusoids the time is told by; None is channels[0]
 
@@ -133,7 +134,7 @@ class UNet(HalfUNet):
         emb_dim: int | None = None,
         dropout: float = 0.0,
         block: type = ResBlock,
-        attend: type | Sequence[type] = SelfAttention2d,
+        attend: type | Sequence[type | None] = SelfAttention2d,
         down: type = Downsample,
         up: type = Upsample,
         time: type = TimeEmbedding,

@@ -15,7 +15,7 @@ from phosphene.diffusion.denoiser import Denoiser
 from phosphene.diffusion.schedule import Cosine
 from phosphene.nets.efficient_unet import EfficientUNet
 from phosphene.nets.joint import ImagenJointAttention2d, JointAttention2d
-from phosphene.nets.layers import AddedTimeEmbedding, ScaleShiftResBlock
+from phosphene.nets.layers import AddedTimeEmbedding, ScaleShiftResBlock, SelfAttention2d
 from phosphene.nets.unet import UNet
 from phosphene.parts import again
 from phosphene.systems.clip import ClipSystem
@@ -108,7 +108,7 @@ def unclip_decoder(
 
 def unclip_upscaler(size: int, small: int, channels: Sequence[int], **corrupted: float) -> Upscaler:
     """unCLIP's upsamplers (§2.1): convolutions alone, told no words. corrupted: blurred=, noised= of an Upscaler."""
-    net = UNet(6, 3, channels, 1, (0,) * len(channels), block=ScaleShiftResBlock)
+    net = UNet(6, 3, channels, 1, block=ScaleShiftResBlock, attend=[*[SelfAttention2d] * len(channels), None])
     how = dict(sampler="ddim", steps=12, **corrupted)
     return Upscaler(Denoiser(net, Cosine(zero_snr=True), "v"), None, size, small, **how)
 

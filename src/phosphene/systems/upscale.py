@@ -27,6 +27,7 @@ class Upscaler(Ddpm):
 
     noised   the time up to which the enlarged picture is noised (Ho et al. 2022, §4: it hides what the enlarging did)
     blurred  in training the small picture is, by up to so many of its pixels: what a cascade makes is not as sharp
+    filter   by which it is enlarged: bilinear, or bicubic, of the kind that PIL's is
     corners  enlarged so that the corners' pixels, not the corners, lie on each other (align_corners)
     """
 
@@ -49,10 +50,12 @@ class Upscaler(Ddpm):
         noised: float = 0.0,
         corners: bool = False,
         blurred: float = 0.0,
+        filter: str = "bilinear",
     ):
         base = denoiser, encoder, size, channels, sampler, spacing, steps, guidance
         super().__init__(*base, options=options, threshold=threshold, bound=bound)
         self.small, self.noised, self.corners, self.blurred = small, noised, corners, blurred
+        self.filter = filter
 
     def cond(self, batch: Batch) -> Cond:
         """The prompts, and the small picture, which is the mean of the large one's pixels, at times blurred."""
@@ -68,12 +71,13 @@ class Upscaler(Ddpm):
     def told(
         self, small: Tensor, size: tuple[int, int], z: Tensor | None = None, noised: float | Tensor | None = None
     ) -> Cond:
-        """Small pictures (B, 3, h, w) in [−1, 1], bilinearly enlarged to `size`: what the network is shown beside x.
+        """Small pictures (B, 3, h, w) in [−1, 1], enlarged to `size`: what the network is shown beside x.
 
         z is the unit noise on them, like x, where they are noised; None draws it. noised, one number or (B,): another
         time than the system's.
         """
-        large = F.interpolate(self.encode(small), size=size, mode="bilinear", align_corners=self.corners)
+        how = {"mode": self.filter, "align_corners": self.corners, "antialias": self.filter == "bicubic"}
+        large = F.interpolate(self.encode(small), size=size, **how)
         noised = torch.as_tensor(self.noised if noised is None else noised)
         if noised.any():
             large = self.denoiser.schedule.jump(large, noised, torch.randn_like(large) if z is None else z)

@@ -197,6 +197,7 @@ class ClipTextEncoder(nn.Module):
     pooled  gives the `vector` too: the state at the first chunk's <|endoftext|>, or with "largest", as OpenAI's code
             has it, at its largest id; these are the same place but in odd vocabularies
     long    False cuts a prompt after 75 tokens, as CLIP itself does
+    masked  the mask leaves out what follows a chunk's <|endoftext|> (unCLIP); else such padding counts as read
 
     Tokens are multiplied by the weights of an Emphasised prompt, and all of a chunk then brought back to the mean that
     they had (the web UI's "Original", but of one picture). A prompt of fewer chunks than others of the batch is masked.
@@ -215,10 +216,12 @@ class ClipTextEncoder(nn.Module):
         skip: int = 0,
         pooled: bool | str = False,
         long: bool = True,
+        masked: bool = False,
     ):
         super().__init__()
         self.tokenizer, self.transformer = tokenizer, transformer
         self.pad, self.skip, self.pooled, self.long = tokenizer.pad if pad is None else pad, skip, pooled, long
+        self.masked = masked
         self.words: dict[str, Tensor] = {}
 
     @property
@@ -242,11 +245,13 @@ class ClipTextEncoder(nn.Module):
             for row, chunk in zip(weights, chunks):
                 row[1 : len(chunk) + 1] = torch.tensor([token.weight for token in chunk])
             states = resized(states, states * weights[..., None], mean)
-        if len(set(counts)) == 1:
+        if len(set(counts)) == 1 and not self.masked:
             return Cond(vector, states.reshape(len(rows), -1, self.width))
         tokens = pad_sequence([row.flatten(0, 1) for row in states.split(counts)], batch_first=True)
-        lengths = torch.tensor(counts, device=tokens.device)[:, None] * states.shape[1]
-        return Cond(vector, tokens, torch.arange(tokens.shape[1], device=tokens.device) < lengths)
+        size = states.shape[1]
+        ends = torch.tensor([len(chunk) + 2 if self.masked else size for chunk in chunks], device=tokens.device)
+        real = (torch.arange(size, device=tokens.device) < ends[:, None]).split(counts)
+        return Cond(vector, tokens, pad_sequence([row.flatten() for row in real], batch_first=True))
 
     def spelled(self, text: str) -> tuple[str, Spans]:
         """The text as it is read, and for each token where its characters begin and end there: nowhere for some.

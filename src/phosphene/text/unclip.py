@@ -6,6 +6,7 @@ z_i goes in twice: projected and added to the time embedding, and as four more t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -54,6 +55,19 @@ class UnclipHead(nn.Module):
             tokens=torch.cat([extra, self.norm(self.states(states))], dim=1),
             mask=None if mask is None else nn.functional.pad(mask, (self.extra, 0), value=True),
         )
+
+
+@part
+class ClipWords(nn.Module):
+    """The words of a decoder that learned with CLIP's own: z_t as vector, the text tower's states as tokens (karlo)."""
+
+    def __init__(self, clip: nn.Module):
+        super().__init__()
+        self.clip = clip
+
+    def forward(self, prompts: Sequence[str | None]) -> Cond:
+        said = self.clip.text(prompts)
+        return replace(said, vector=self.clip.text_projection(said.vector))
 
 
 @part

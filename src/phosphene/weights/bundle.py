@@ -48,6 +48,7 @@ _KINDS = {
     "nets.dit": "DiT",
     "nets.efficient_unet": "EfficientUNet",
     "nets.exact": "Exact",
+    "nets.experts": "Experts",
     "nets.layers": "Conventions AddedTimeEmbedding TimeEmbedding ResBlock ScaleShiftResBlock "
     "SelfAttention2d SpatialTransformer CornerDownsample Downsample ResDownsample ResUpsample TransposedUpsample "
     "Upsample PlainResDownsample PlainResUpsample",
@@ -84,7 +85,7 @@ _KINDS = {
     "text.hugging": "HuggingEncoder",
     "text.glide": "GlideEncoder GlideTokenizer",
     "text.tokenizer": "Tokenizer",
-    "text.unclip": "UnclipEncoder UnclipHead",
+    "text.unclip": "ClipWords UnclipEncoder UnclipHead",
     "text.vocabulary": "Vocabulary",
 }
 # name in files -> "module:Class", imported when first needed; or the class itself, for one's own

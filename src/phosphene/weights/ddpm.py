@@ -20,6 +20,7 @@ from ..nets.layers import (
     ResDownsample,
     ResUpsample,
     ScaleShiftResBlock,
+    SelfAttention2d,
     TimeEmbedding,
     Upsample,
 )
@@ -38,7 +39,7 @@ LABEL = "class_embedding.weight"
 # What changes the computation: the values that are known here, the class's default first
 KNOWN: dict[str, tuple[Any, ...]] = {
     "act_fn": ("silu", "swish"),
-    "add_attention": (True,),
+    "add_attention": (True, False),
     "center_input_sample": (False,),
     "class_embed_type": (None,),
     "downsample_padding": (1, 0),
@@ -135,7 +136,8 @@ def structure(config: Mapping[str, Any], what: str) -> dict[str, Any]:
         raise Problem(f"{what}: its down_block_types and up_block_types are not mirrored: {downs}, {ups}")
     groups, scaled = config.get("norm_num_groups", 32), config.get("resnet_time_scale_shift") == "scale_shift"
     middle = config.get("attn_norm_num_groups") or (None if scaled else groups)
-    if middle != groups:
+    attends = config.get("add_attention", True)
+    if attends and middle != groups:
         raise Problem(f"{what}: attn_norm_num_groups={middle!r} with norm_num_groups={groups} is not known here")
     corner = config.get("downsample_padding", 1) == 0
     small = _way(downs[:-1], config.get("downsample_type", "conv"), "downsample_type", what)
@@ -148,6 +150,7 @@ def structure(config: Mapping[str, Any], what: str) -> dict[str, Any]:
         "depth": config.get("layers_per_block", 2),
         "attention": attention,
         "head_dim": config.get("attention_head_dim", 8),  # null is one head of all channels: DDPM's own
+        "attend": SelfAttention2d if attends else [*[SelfAttention2d] * len(channels), None],
         "emb_dim": config.get("time_embedding_dim"),
         "block": ScaleShiftResBlock if scaled else ResBlock,
         "down": res_down if small == "resnet" else CornerDownsample if corner else Downsample,

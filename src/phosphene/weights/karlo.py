@@ -1,7 +1,7 @@
-"""karlo, the published unCLIP (Ramesh et al. 2022): its prior and its decoder, in diffusers' folders or as published.
+"""karlo, the published unCLIP (Ramesh et al. 2022), in diffusers' folders or as published.
 
-The parts of the cascade, each for itself: the prior is a Denoiser of CLIP embeddings, the decoder one of 64×64
-pictures, and the projections to the decoder's inputs are an UnclipHead.
+A pipeline's folder is an Unclip. Its parts, each for itself: the prior is a Denoiser of CLIP embeddings, the decoder
+one of 64×64 pictures, and the projections to the decoder's inputs are an UnclipHead.
 """
 
 from __future__ import annotations
@@ -16,12 +16,18 @@ from torch import Tensor
 from ..diffusion.denoiser import Denoiser
 from ..diffusion.schedule import Cosine
 from ..errors import Problem, unknown
+from ..nets.experts import Experts
 from ..nets.joint import JointAttention2d
 from ..nets.layers import Conventions
 from ..nets.prior import Prior
 from ..nets.unet import UNet
-from ..text.unclip import UnclipHead
-from . import added, files
+from ..parts import again
+from ..systems.clip import ClipSystem
+from ..systems.prior import DiffusionPrior
+from ..systems.unclip import Unclip, UnclipDecoder
+from ..systems.upscale import Upscaler
+from ..text.unclip import ClipWords, UnclipEncoder, UnclipHead
+from . import added, clip, ddpm, files, scheduler
 from .guided import Said, attention, shapes, transformer
 from .guided import network as guided_network
 from .load import Found
@@ -63,16 +69,16 @@ def claims(found: Found) -> bool:
     return any(found.has(prefix + key) for prefix in ("", "model.") for key in ("clip_img_proj.weight", "cf_param"))
 
 
-def read(found: Found, dtype: torch.dtype, told: dict[str, Any]) -> Denoiser | UnclipHead:
-    """A Denoiser of the prior or of the decoder, or the decoder's UnclipHead. Raises Problem for a whole pipeline."""
+def read(found: Found, dtype: torch.dtype, told: dict[str, Any]) -> Unclip | Denoiser | UnclipHead:
+    """The Unclip of a pipeline's folder; a Denoiser of the prior or of the decoder, or the decoder's UnclipHead."""
     with understood(str(found.path)):
         return _read(found, dtype, told)
 
 
-def _read(found: Found, dtype: torch.dtype, told: dict[str, Any]) -> Denoiser | UnclipHead:
+def _read(found: Found, dtype: torch.dtype, told: dict[str, Any]) -> Unclip | Denoiser | UnclipHead:
     what = str(found.path)
     if found.kind.startswith("UnCLIP") and found.kind.endswith("Pipeline"):
-        raise Problem(f"{what} is a cascade, which is not read as one: load its folders prior, text_proj and decoder")
+        return whole(found, dtype)
     if found.kind == "PriorTransformer":
         return _prior(prior(found, dtype))
     if found.kind == "UnCLIPTextProjModel":
@@ -114,6 +120,79 @@ class Row:
 
     def write(self, ours: Sequence[Tensor]) -> Tensor:
         return ours[0].reshape(*[1] * self.ones, *ours[0].shape)
+
+
+# The whole ----------------------------------------------------------------------------------------------------------
+
+
+def whole(found: Found, dtype: torch.dtype) -> Unclip:
+    """UnCLIPPipeline, from words, or UnCLIPImageVariationPipeline, which has no prior but CLIP's picture tower."""
+    towers, folders = _towers(found), (found.path / name for name in ("prior", "super_res_first"))
+    said, enlarged = (folder.is_dir() for folder in folders)
+    if not enlarged:
+        raise Problem(f"{found.path} lacks super_res_first: an unCLIP pipeline was expected to enlarge what it makes")
+    prior = None
+    if said:
+        plan, _ = _plan(found, "prior_scheduler")
+        denoiser = Denoiser(_net(found.part("prior"), dtype), plan.schedule, plan.predicts)
+        how = {"sampler": plan.sampler, "spacing": plan.spacing, "bound": plan.clip}
+        prior = DiffusionPrior(towers, denoiser, 1, 25, 4.0, **how, unit=False)
+    return Unclip([_small(found, towers, dtype), _large(found, dtype)], prior)
+
+
+def _net(found: Found, dtype: torch.dtype) -> Prior:
+    if found.kind != "PriorTransformer":
+        raise Problem(f"{found.path} is a {found.kind or 'folder of nothing known'}: a PriorTransformer was expected")
+    return prior(found, dtype)
+
+
+def _small(found: Found, towers: ClipSystem, dtype: torch.dtype) -> UnclipDecoder:
+    """The decoder: 25 steps and guidance 8, as the pipelines have it."""
+    inside, projections = found.part("decoder"), found.part("text_proj")
+    known({"class_embed_type": "identity", **inside.config}, DECODER, str(inside.path))
+    extra = projections.config.get("clip_extra_context_tokens", 4)
+    told = head(projections.weights(), extra, HEAD, str(projections.path))
+    plan, options = _plan(found, "decoder_scheduler")
+    net = added.network(inside, dtype)
+    denoiser = Denoiser(net, plan.schedule, plan.predicts, learned_variance=net.arguments["out_channels"] == 6)
+    encoder = UnclipEncoder(ClipWords(towers), told, unit=False)
+    size = inside.config.get("sample_size") or 64
+    return UnclipDecoder(towers, denoiser, encoder, size, plan.sampler, plan.spacing, 25, 8.0, options)
+
+
+def _large(found: Found, dtype: torch.dtype) -> Upscaler:
+    """The upsampler: 7 steps, the last of them, at the cleanest time, by a network of its own."""
+    first, last = (found.part(f"super_res_{name}") for name in ("first", "last"))
+    plan, options = _plan(found, "super_res_scheduler")
+    net = Experts([ddpm.network(part, dtype) for part in (first, last)], [0.5])
+    small = found.part("decoder").config.get("sample_size") or 64
+    how = {"sampler": plan.sampler, "spacing": plan.spacing, "steps": 7, "options": options, "filter": "bicubic"}
+    size = first.config.get("sample_size") or 256
+    return Upscaler(Denoiser(net, plan.schedule, plan.predicts), None, size, small, **how)
+
+
+def _plan(found: Found, name: str) -> tuple[scheduler.Plan, dict[str, str]]:
+    """What a scheduler's folder says, and the options of the sampler."""
+    path = found.path / name / "scheduler_config.json"
+    said = files.read_json(path)
+    plan = scheduler.plan(said, str(path))
+    found.notes += plan.notes
+    return plan, ddpm.variance({"variance_type": "fixed_small_log", **said}, str(path))
+
+
+def _towers(found: Found) -> ClipSystem:
+    """CLIP's text tower, which leaves out padding, and where the folder has it its picture tower, as one."""
+    towers = clip.read(found.part("text_encoder"), torch.float32, {})
+    told: dict[str, Any] = {"text": again(towers.text, masked=True)}
+    projections = [(towers, "text_projection")]
+    if (found.path / "image_encoder").is_dir():
+        sees = clip.read(found.part("image_encoder"), torch.float32, {})
+        told |= {"image": sees.image, "look": sees.look}
+        projections.append((sees, "image_projection"))
+    made = again(towers, **told)
+    for tower, name in projections:
+        getattr(made, name).load_state_dict(getattr(tower, name).state_dict())
+    return made
 
 
 # The prior ----------------------------------------------------------------------------------------------------------
