@@ -5,11 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from phosphene.diffusion.denoiser import Denoiser
-from phosphene.diffusion.schedule import Cosine
-from phosphene.nets.prior import Prior
 from phosphene.recipes import RECIPES
-from phosphene.recipes.scenes.priors import LENGTH, pairs, seen
+from phosphene.recipes.base import source_of
+from phosphene.recipes.priors import diffusion_prior, pairs, seen
+from phosphene.recipes.scenes.priors import LENGTH
 from phosphene.systems.prior import ArPrior, DiffusionPrior
 from phosphene.weights import bundle
 
@@ -42,9 +41,8 @@ def test_a_prior_on_scenes(runs, name, kind, knobs):
 
 def test_what_a_prior_learns_from(runs):
     """Embeddings of the pictures themselves, and captions of which some are dropped: no pair of those is measured."""
-    clip = bundle.load(runs / "scenes.clip")
-    system = DiffusionPrior(clip, Denoiser(Prior(32, 32, 1, 2, LENGTH), Cosine(), "x0"))
-    batches = seen(system, "scenes:objects=1-2", 32, 8, 0.5, 24, 0)
+    system = diffusion_prior(bundle.load(runs / "scenes.clip"), 32, 1, LENGTH)
+    batches = seen(system, source_of("scenes:objects=1-2", n=24), 32, 8, 0.5, 0)
     assert batches.table.shape == (24, 32) and batches.prepared
     batch = batches.at(0)
     assert torch.allclose(batch.image.norm(dim=1), torch.ones(8), atol=1e-2) and None in batch.prompts

@@ -90,6 +90,8 @@ def test_emoji(runs, table):
     assert notes[-1].startswith("- PSNR of copies: ") and notes[-1].endswith("dB on 4 held-out pictures")
     notes = trained("emoji.clip", parts / "emoji.clip", data=data, styles="noto|twemoji", steps=2, batch=4, width=32)
     assert [n for n in notes if n.startswith("- zero-shot Chinese name")]
+    notes = trained("emoji.prior", parts / "emoji.prior", data=_only(data), steps=2, batch=4, width=32, layers=1)
+    assert notes[-2].startswith("- predicted z_i: cosine") and "of 4 (" in notes[-1]
     trained("emoji.latent", parts / "emoji.latent", data=_only(data), groups="activities|food-drink", steps=2, batch=4)
     system = phosphene.load(parts / "emoji.latent")
     assert len(system.vocabulary) == 20 and system.knows("noto thing 3") == (True, "thing 3")

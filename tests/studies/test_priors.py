@@ -12,7 +12,7 @@ from phosphene.errors import Problem
 from phosphene.metrics.interval import Interval
 from phosphene.parts import again
 from phosphene.recipes.parts import pictures_of
-from phosphene.recipes.scenes.priors import near
+from phosphene.recipes.priors import held_scenes, near
 from phosphene.studies import Job, priors
 from phosphene.studies.base import Found
 from phosphene.systems.unclip import Unclip
@@ -49,7 +49,7 @@ def test_what_it_finds(systems, run, monkeypatch):
     none, true = it.rows[2:]
     assert none[1:3] == (None, None) and true[1:7] == (None,) * 6
     assert it.rows[0][3] > it.rows[1][3] > none[3] > 0  # of the text tower alone; with the memory; of all the steps
-    assert none[5].value == near(None, systems["unclip"].clip, 4).cosine.value
+    assert none[5].value == near(None, systems["unclip"].clip, held_scenes(4)).cosine.value
     assert it.plot.width > 100 and it.pictures["pictures"].width > 30 and "without a prior" in it.answer
 
 
@@ -92,12 +92,12 @@ def test_near():
             asked.append((said, list(seeds), how))
             return own
 
-    it = near(Oracle(), tower, 6, seed=7, steps=3)
+    it = near(Oracle(), tower, held_scenes(6), seed=7, steps=3)
     assert it.cosine.value == pytest.approx(1, abs=1e-5)
     [(said, seeds, how)] = asked
     assert seeds == [7, 8, 9, 10, 11, 12] and how == {"steps": 3} and said[0] == names[0] and said[1] != names[1]
     own = tower.embed_text([names[0], names[0], names[2], names[2], names[4], names[4]])
-    assert near(Oracle(), tower, 6).named.value == 0.5 and len(set(names)) == 6
+    assert near(Oracle(), tower, held_scenes(6)).named.value == 0.5 and len(set(names)) == 6
 
 
 def test_scenes_that_are_what_the_prompts_say():

@@ -52,6 +52,7 @@ RECIPES: dict[str, Callable[..., Recipe]] = {
     "emoji.autoencoder": emoji.autoencoder,
     "emoji.clip": emoji.clip,
     "emoji.latent": emoji.latent,
+    "emoji.prior": emoji.prior,
     "emoji.glide": emoji.glide,
     "emoji.glide_upscale": emoji.glide_upscale,
     "emoji.imagen": emoji.imagen,

@@ -152,6 +152,48 @@ def latent(
 
 
 @recipe(clip="emoji.clip")
+def prior(
+    *,
+    data: str = "emoji",
+    size: int = 64,
+    styles: str = STYLES,
+    clip: Path | None = None,
+    steps: int = 20_000,
+    batch: int = 256,
+    lr: float = 5e-4,
+    width: int = 384,
+    layers: int = 8,
+    length: int = 32,
+    drop: float = 0.1,
+    seed: int = 0,
+) -> Plan:
+    """unCLIP's diffusion prior on emoji: from words to what emoji.clip sees (Ramesh et al. 2022). Not trained yet.
+
+    phosphene train emoji.prior --data emoji:path=TABLE.parquet
+
+    styles  which rows, joined by |; "" is all
+    clip    a bundle of emoji.clip, whose embeddings are learned; trained first where none is given
+    width   of the transformer; layers: its blocks; length: how many tokens of a caption it is told
+    drop    how often the caption is left out, for guidance by the empty one
+    """
+    from phosphene.recipes.parts import pictures_of
+    from phosphene.recipes.priors import Held, diffusion_prior, lines, seen
+
+    system = diffusion_prior(clip, width, layers, length)
+    batches = seen(system, rows(data, styles=styles), size, batch, drop, seed)
+    held = held_rows(data, styles)
+
+    def report(trained):
+        if held is None:
+            return []
+        names = [r["name_en"] for r in held.rows]
+        said = [r[("name_en", "name_zh")[i % 2]] for i, r in enumerate(held.rows)]
+        return lines(trained, Held(pictures_of(held, size), said, names))
+
+    return Plan(system, batches, dict(steps=steps, lr=lr, seed=seed), report=report, card="# emoji.prior")
+
+
+@recipe(clip="emoji.clip")
 def glide(
     *,
     data: str = "emoji",

@@ -23,7 +23,7 @@ from phosphene.data.sheet import contact_sheet
 from phosphene.metrics.interval import Interval
 from phosphene.recipes.grids import made_of
 from phosphene.recipes.parts import pictures_of
-from phosphene.recipes.scenes.priors import near
+from phosphene.recipes.priors import Held, held_scenes, near
 from phosphene.studies.base import Found, Job, Need, Study
 from phosphene.studies.latents import spent
 from phosphene.studies.pictures import compared
@@ -55,12 +55,13 @@ def measured(job: Job) -> Iterator[str | Found]:
     unclip = job.systems["unclip"]
     priors = {name: joined(it, unclip.stages[0]) for name, it in job.systems.items() if name != "unclip"}
     prompts = evaluate_prompts("single", job.n, job.seed)
+    held = held_scenes(job.n)
     said, costs, nearness = {}, {}, {}
     for name, prior in [*priors.items(), (NONE, None)]:
         yield f"{name}: {job.n} embeddings"
         run = None if prior is None else job.runs[name]
         costs[name] = Cost(*(training_cost(prior, run) if prior else (None, None)), *cost(prior, unclip, prompts))
-        nearness[name] = near(prior, unclip.clip, job.n, seed=job.seed)
+        nearness[name] = near(prior, unclip.clip, held, job.seed)
         said[name] = embeddings(prior, unclip, prompts, job.seed)
     said[TRUE] = pictured(unclip, job.n, job.seed)
     rows, strips = [], []
@@ -72,7 +73,11 @@ def measured(job: Job) -> Iterator[str | Found]:
         rows.append((name, *costs.get(name, [None] * 4), *nearness.get(name, [None] * 2), *shares))
         strips.append(alone[:SHOWN])
     yield "the diffusion prior's steps"
-    plot = Plot(curves(priors, unclip, nearness, job), "steps of the diffusion prior", "cosine with the picture's z_i")
+    plot = Plot(
+        curves(priors, unclip, nearness, held, job.seed),
+        "steps of the diffusion prior",
+        "cosine with the picture's z_i",
+    )
     sheet = contact_sheet(torch.cat(strips), [name for name in said for _ in range(len(strips[0]))], len(strips[0]))
     yield Found(COLUMNS, rows, plot.drawn(), answer(rows, job.n), {"pictures": sheet})
 
@@ -115,12 +120,12 @@ def training_cost(prior: ClipPrior, run: Any) -> tuple[float, float]:
     return spent(prior, Batch(pictures_of(source, 32), captions, torch.arange(batch)), run)
 
 
-def curves(priors: dict[str, Any], unclip: Unclip, nearness: dict[str, Any], job: Job) -> list[Curve]:
+def curves(priors: dict[str, Any], unclip: Unclip, nearness: dict[str, Any], held: Held, seed: int) -> list[Curve]:
     """The cosine by the steps of the diffusion prior, and the others' as level lines."""
     found = []
     for name, it in nearness.items():
         if isinstance(priors.get(name), DiffusionPrior):
-            each = [(s, near(priors[name], unclip.clip, job.n, seed=job.seed, steps=s).cosine) for s in STEPS]
+            each = [(s, near(priors[name], unclip.clip, held, seed, steps=s).cosine) for s in STEPS]
         else:
             each = [(s, it.cosine) for s in (STEPS[0], STEPS[-1])]
         dash = (4, 4) if name == NONE else ()

@@ -108,8 +108,8 @@ class DiffusionPrior(ClipPrior):
         self.bound = bound
 
     @torch.no_grad()
-    def measure(self, image_emb: Tensor) -> None:
-        """Takes the mean and the deviation of embeddings (N, dim), which bring them to x."""
+    def measure(self, image_emb: Tensor, text_emb: Tensor | None = None) -> None:
+        """Takes the mean and the deviation of z_i (N, dim), which bring it to x; of z_t there is nothing to measure."""
         net = self.denoiser.net
         net.mean.copy_(image_emb.mean(0))
         net.std.copy_(image_emb.std(0).clamp(min=1e-6))
