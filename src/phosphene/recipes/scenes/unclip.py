@@ -122,9 +122,9 @@ def what_tells(system: Unclip, n: int) -> list[str]:
     """How often the exact parser reads what was told, by embedding and words, and by either alone: a line each."""
     ways = {
         "z_i of a scene, and words": told(system, n),
-        "z_i alone": told(system, 2 * n // 5, words=False),
-        "words alone": told(system, 2 * n // 5, seen=False),
-        "words, and their own embedding for z_i": told(system, 2 * n // 5, prior=True),
+        "z_i alone": told(system, -(-2 * n // 5), words=False),
+        "words alone": told(system, -(-2 * n // 5), seen=False),
+        "words, and their own embedding for z_i": told(system, -(-2 * n // 5), prior=True),
     } if n else {}  # fmt: skip
     return [f"- enlarged by bicubic, one object, told {what}: right {score}" for what, score in ways.items()]
 
