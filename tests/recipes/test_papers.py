@@ -26,6 +26,19 @@ def test_the_choices_that_are_named_explain_the_difference():
     assert shorter == pytest.approx(1543, abs=1)
 
 
+def test_what_is_said_of_unclips_choices():
+    """24 layers of the prior; attention in the last upsampler, as ADM's of the same channels has it."""
+    from dataclasses import replace
+
+    from phosphene.nets.prior import Prior
+    from phosphene.recipes.papers import unclip_upsampler
+
+    deeper = replace(PAPERS["unclip-prior"], build=lambda: Prior(1024, 2048, 24, 32, 256))
+    assert counted(deeper) == pytest.approx(1226, abs=1)
+    attends = replace(deeper, build=lambda: unclip_upsampler(192, (1, 1, 2, 2, 4, 4), 2, (0, 0, 0, 1, 1, 1)))
+    assert counted(attends) == pytest.approx(311, abs=0.5)
+
+
 def test_what_is_said_of_imagens_choices():
     """The width of T5's states; that an attention is not what 200 M are; what is told in every block."""
     from dataclasses import replace

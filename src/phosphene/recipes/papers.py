@@ -18,12 +18,15 @@ from phosphene.nets.layers import (
     ResDownsample,
     ResUpsample,
     ScaleShiftResBlock,
+    SelfAttention2d,
     SpatialTransformer,
 )
+from phosphene.nets.prior import Prior
 from phosphene.nets.transformer import TextTransformer
 from phosphene.nets.unet import UNet
 from phosphene.text.encoders import ClassEncoder
 from phosphene.text.glide import GlideEncoder
+from phosphene.text.unclip import UnclipHead
 from phosphene.weights.tables import empty
 
 GROUPS = Conventions(groups=32)
@@ -85,6 +88,18 @@ def glide_text(width: int, layers: int, emb_dim: int) -> GlideEncoder:
     return GlideEncoder(TextTransformer(50257, width, layers, width // 64, 128), emb_dim)
 
 
+def unclip_decoder() -> list[nn.Module]:
+    """DALL·E 2's decoder (Ramesh et al. 2022, appendix C): GLIDE's base and words, and what tells it z_i twice."""
+    return [glide_base(), glide_text(2048, 24, 2048), UnclipHead(1024, 2048, 2048)]
+
+
+def unclip_upsampler(width: int, multiples: tuple[int, ...], depth: int, attention: tuple[int, ...] = ()) -> UNet:
+    """DALL·E 2's upsamplers (there): ADM's blocks, told nothing but the small picture, and no attention."""
+    channels = tuple(width * m for m in multiples)
+    attend = SelfAttention2d if attention else [*[SelfAttention2d] * len(channels), None]
+    return UNet(6, 3, channels, depth, attention or None, attend=attend, **ADM)
+
+
 def imagen_base(context_dim: int = 512) -> UNet:
     """Imagen's base (Saharia et al. 2022, appendix F.1): ADM's of 512 channels, told T5's states at this width."""
     words = dict(attend=ImagenJointAttention2d, context_dim=context_dim, vector_dim=2048, time=AddedTimeEmbedding)
@@ -134,6 +149,23 @@ PAPERS: dict[str, Paper] = {
     "glide-upsampler": Paper(
         "GLIDE's upsampler, with its text transformer", "Nichol et al. 2021, §4", 1500, lambda: glide_upsampler(24),
         "24 layers of text as in the base: the paper gives their width alone; 16 layers would make 1,543 M",
+    ),
+    "unclip-prior": Paper(
+        "DALL·E 2's diffusion prior", "Ramesh et al. 2022, §2.2 and appendix C", 1000,
+        lambda: Prior(1024, 2048, 20, 32, 256),
+        "20 layers of width 2,048, as karlo's prior has; 24 would make 1,226 M",
+    ),
+    "unclip-decoder": Paper(
+        "DALL·E 2's decoder, with its text transformer", "Ramesh et al. 2022, appendix C", 3500, unclip_decoder
+    ),
+    "unclip-256": Paper(
+        "DALL·E 2's upsampler, 64 → 256", "Ramesh et al. 2022, appendix C", 700,
+        lambda: unclip_upsampler(320, (1, 2, 3, 4), 3),
+    ),
+    "unclip-1024": Paper(
+        "DALL·E 2's upsampler, 256 → 1024", "Ramesh et al. 2022, appendix C", 300,
+        lambda: unclip_upsampler(192, (1, 1, 2, 2, 4, 4), 2),
+        "convolutions alone, as the text has it; with the attention of ADM's upsampler of these channels, 311 M",
     ),
     "imagen": Paper(
         "Imagen's base", "Saharia et al. 2022, appendix F.1", 2000, imagen_base,
