@@ -17,7 +17,7 @@ def benchmark(monkeypatch):
     """A module of benchmarks/, by its name: they are scripts, in no package."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     yield importlib.import_module
-    for name in ("train", "quality", "peers"):
+    for name in ("train", "quality", "peers", "efficient"):
         sys.modules.pop(name, None)
 
 
@@ -98,3 +98,10 @@ def test_lucidrains_leaves_no_stand_in(benchmark):
         pytest.skip(why)
     found = sys.modules.get("torchvision")
     assert found is None or found.__spec__ is not None
+
+
+def test_efficient_compares_networks_of_equal_size(benchmark, capsys):
+    found = benchmark("efficient").main(width=16, side=16, batch=1, rounds=1)
+    ours, theirs = found.values()
+    assert abs(theirs["parameters"] / ours["parameters"] - 1) < 0.15
+    assert "Times faster: forward" in capsys.readouterr().out and min(ours["forward"], theirs["step"]) > 0

@@ -140,9 +140,12 @@ def imagen_words(text: TextEncoder | HuggingEncoder, emb_dim: int, level: float 
 
 
 def imagen_base(
-    words: IfEncoder, size: int, channels: Sequence[int], attention: Sequence[int], quantile: float | None = 0.995
+    words: IfEncoder, size: int, channels: Sequence[int], attention: Sequence[int], quantile: float | None = None
 ) -> Ddpm:
-    """Imagen's base (Saharia et al. 2022): told frozen words, with the dynamic threshold; v, where the paper has ε."""
+    """Imagen's base (Saharia et al. 2022): told frozen words; v, where the paper has ε. quantile: of its threshold.
+
+    None clamps x0, which pictures of white grounds and full colours want (`phosphene study threshold`).
+    """
     emb_dim = words.pool.norm2.normalized_shape[0]
     net = UNet(
         3, 3, channels, 1, attention, head_dim=16, context_dim=words.dim, vector_dim=emb_dim, emb_dim=emb_dim,

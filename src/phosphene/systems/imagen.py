@@ -39,7 +39,7 @@ class ImagenUpscaler(Upscaler):
         told = self.told(self.stand_in(batch.image), (size[0], size[1]), noised=levels)
         return self.encoder(batch.prompts, level=schedule.c_noise(levels)).merged(told)
 
-    def generate(
+    def generate(  # type: ignore[override]  # as Upscaler's
         self, prompts: Sequence[Prompt], *, seeds: Sequence[int], level: float | None = None, **how
     ) -> Iterator[Preview]:
         """Larger pictures, as Upscaler.generate makes them. level from 0 to 1: of the noise on the small ones."""

@@ -20,6 +20,7 @@ def imagen(
     batch: int = 64,
     lr: float = 1e-3,
     width: int = 32,
+    quantile: float | None = None,
     drop: float = 0.1,
     pictures: int = 30_000,
     judged: int = 500,
@@ -32,6 +33,7 @@ def imagen(
     clip      a bundle of scenes.clip, whose text encoder reads, frozen; trained first where none is given
     t5        a folder of T5, or of another encoder of Hugging Face's, that reads in the place of clip's
     width     channels at the full size; four times as many at a quarter of it
+    quantile  of the dynamic threshold, 0.995 in the paper; none is static, which white grounds want (study threshold)
     drop      how often the caption is left out, for guidance by the empty one
     pictures  how many scenes are drawn to learn from
     judged    how many pictures of one object the exact parser reads at the end, enlarged by bicubic; 0 is none
@@ -42,7 +44,7 @@ def imagen(
     from phosphene.text.hugging import HuggingEncoder
 
     words = imagen_words(HuggingEncoder(t5) if t5 else clip.text, 6 * width)
-    system = imagen_base(words, size, (width, 2 * width, 4 * width), (0, 1, 1))
+    system = imagen_base(words, size, (width, 2 * width, 4 * width), (0, 1, 1), quantile)
     scenes = Reduced(source_of(data, size=2 * size, n=pictures), size)
     batches = cached(Batches(scenes, size=size, batch=batch, seed=seed, drop=drop))
     settings = dict(steps=steps, lr=lr, seed=seed, sample_every=every(steps, 2), score_every=every(steps, 3))
