@@ -1,8 +1,8 @@
 """DeepFloyd's IF: the stages in pixels (after Imagen, Saharia et al. 2022), in diffusers' folders or as published.
 
 A stage is a pipeline's folder, its U-Net's, or a published file; the U-Net's weights have the head on T5's states
-beside them. Stage I becomes a Ddpm, the stages that make a small picture larger an ImagenUpscaler: what scenes.imagen is
-made of. Told which stages come `then`, a Cascade of them all.
+beside them. Stage I becomes a Ddpm, the stages that make a small picture larger an ImagenUpscaler, as scenes.imagen's
+are. Told which stages come `then`, a Cascade of them all.
 """
 
 from __future__ import annotations
