@@ -30,7 +30,8 @@ def main(argv: Sequence[str]) -> None:
     if "models" in own:
         given = [Studio(model, **told) for model in own.pop("models") or [None]]
     else:
-        given, own["model"] = own.pop("prompts"), Studio(own["model"], **told)
+        given = own.pop("prompts" if "prompts" in own else "pictures")
+        own["model"] = Studio(own["model"], **told)
     view = function(*given, **own)
     view.made = {"command": shlex.join(["phosphene", "show", *argv]), **view.made}
     print(view.save(out))
@@ -153,6 +154,34 @@ def levels(
     return views.levels(models, data=data, n=n, points=points, of=of, seed=seed)
 
 
+def meanings(
+    *pictures: Path,
+    model: Any = None,
+    data: str | None = None,
+    row: tuple[int, ...] = (0, 1, 2),
+    says: tuple[str, ...] = (),
+    seed: int = 0,
+    steps: int | None = None,
+    guidance: float | None = None,
+) -> Any:
+    """What pictures mean to unCLIP: their variations, the ways between them, turned to other words, told in parts.
+
+    phosphene show meanings a.png b.png --says "a red circle" "a blue ring" --model runs/scenes.unclip_upscale
+
+    pictures  files, two or more; or rows of data
+    model     a bundle or a run's folder
+    data      a data spec, such as "scenes:split=test,objects=1-1"
+    row       which of its rows
+    says      what each picture shows; of rows of data, their captions
+    seed      of the noise
+    steps, guidance  of the decoder; its own if not given
+    """
+    from phosphene import views
+
+    shown = list(pictures) if data is None else [views.row(data, i) for i in row]
+    return views.meanings(shown, says, model=model, seed=seed, steps=steps, guidance=guidance)
+
+
 def place(*, out: Path | None = None, device: str = "auto", precision: str = "auto"):
     """
     out        a .png or .html file; named after the view, .png, if not given
@@ -161,7 +190,7 @@ def place(*, out: Path | None = None, device: str = "auto", precision: str = "au
     """
 
 
-VIEWS: dict[str, Callable[..., Any]] = {f.__name__: f for f in (film, words, guidance, levels)}
+VIEWS: dict[str, Callable[..., Any]] = {f.__name__: f for f in (film, words, guidance, levels, meanings)}
 
 
 def _help() -> str:

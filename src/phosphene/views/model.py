@@ -46,6 +46,14 @@ def opened(model: Model, **using: Any) -> Opened:
 
     Raises Problem where there is none, and for one that is no diffusion: it has no noise levels to look at.
     """
+    found = of_any_kind(model, **using)
+    if not isinstance(found.system, Ddpm) or not isinstance(found.system.denoiser, Denoiser):
+        raise Problem(f"{found.name} is a {type(found.system).__name__}, which has no denoiser to look at")
+    return found
+
+
+def of_any_kind(model: Model, **using: Any) -> Opened:
+    """The model, whatever its system is. Raises Problem where there is none."""
     if isinstance(model, torch.nn.Module):
         system, origin = model, {"model": f"{type(model).__name__} in memory"}
     else:
@@ -54,8 +62,6 @@ def opened(model: Model, **using: Any) -> Opened:
         system, origin = studio.system, {k: v for k, v in studio.origin.items() if k in keep}
         if origin["model"] == "model":  # a run's folder is what it is known by
             origin["model"] = studio.path.parent.name
-    if not isinstance(system, Ddpm) or not isinstance(system.denoiser, Denoiser):
-        raise Problem(f"{origin['model']} is a {type(system).__name__}, which has no denoiser to look at")
     return Opened(system, origin["model"], {**origin, "phosphene": __version__, "torch": torch.__version__})
 
 
