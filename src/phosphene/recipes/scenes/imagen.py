@@ -30,6 +30,9 @@ def imagen(
 
     phosphene train scenes.imagen
 
+    Measured with seed 0: enlarged by bicubic, 87.6 % of 500 prompts of one object are read right; 13 minutes on one
+    core (docs/lineage/imagen.md).
+
     clip      a bundle of scenes.clip, whose text encoder reads, frozen; trained first where none is given
     t5        a folder of T5, or of another encoder of Hugging Face's, that reads in the place of clip's
     width     channels at the full size; four times as many at a quarter of it
@@ -76,6 +79,8 @@ def imagen_upscale(
 
     phosphene train scenes.imagen_upscale
     phosphene train scenes.imagen_upscale --size 64 --imagen runs/scenes.imagen_upscale --out runs/third
+
+    Measured with seed 0: the cascade is right in 73.4 % of 500 prompts of one object; 8 minutes on one core more.
 
     imagen    a bundle of scenes.imagen, or of this recipe, which is given one stage more; trained first where none is
     width     channels at the full size; four times as many at a quarter of it, where most blocks are
