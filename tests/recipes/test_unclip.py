@@ -8,7 +8,7 @@ import torch
 import phosphene
 from phosphene.data.scenes import Scenes, render
 from phosphene.data.scenes.judge import evaluation_scenes
-from phosphene.recipes import RECIPES
+from phosphene.recipes import RECIPES, emoji
 from phosphene.systems.unclip import Unclip, UnclipDecoder
 from phosphene.systems.upscale import Upscaler
 
@@ -73,6 +73,18 @@ def test_unclip_on_scenes(tmp_path):
     assert second.size == 64 and [stage.size for stage in second.stages] == [16, 32, 64]
     assert second.stages[2].noised == 0.1 and not second.stages[2].blurred
     assert same(second.stages[1], whole.stages[1])
+
+
+def test_emoji_of_the_same_parts(monkeypatch, tmp_path):
+    """64 → 128 through the prior, with scenes for emoji: one step of each."""
+    monkeypatch.setattr(emoji, "rows", lambda *_, **__: Scenes(64, 4))
+    trained("scenes.clip", tmp_path, steps=1, batch=4, pictures=8, width=32, held=0, size=64)
+    how = dict(steps=1, batch=2)
+    trained("emoji.unclip", tmp_path, clip=tmp_path / "scenes.clip", width=16, **how)
+    trained("emoji.prior", tmp_path, clip=tmp_path / "scenes.clip", width=32, layers=1, **how)
+    trained("emoji.unclip_upscale", tmp_path, width=16, **how)  # decoder and prior lie beside it
+    whole = phosphene.load(tmp_path / "emoji.unclip_upscale")
+    assert [stage.size for stage in whole.stages] == [64, 128] and whole.prior.clip is whole.clip
 
 
 def test_what_a_decoder_is_told(monkeypatch):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import numpy as np
 import pytest
 import torch
@@ -19,6 +21,7 @@ from phosphene.views.meanings import DIALS, SHARES, TURNS
 from phosphene.weights import bundle
 from systems.small import W, awake, eight, latent, unclip_decoder, unclip_upscaler
 
+page = importlib.import_module("phosphene.views.meanings")
 DATA = "scenes:size=32,n=40,objects=1-1"
 
 
@@ -31,8 +34,8 @@ def system():
 
 def test_its_cells_are_generates(system):
     rows = [views.row(DATA, i) for i in (0, 1)]
-    page = views.meanings(rows, model=system, seed=4, steps=2)
-    varied, ways, turned, told = page.parts
+    view = views.meanings(rows, model=system, seed=4, steps=2)
+    varied, ways, turned, told = view.parts
     a, b = (prepare(to_image(row), size=(32, 32)).image for row in rows)
     (before, after) = (row.captions[0] for row in rows)
 
@@ -48,17 +51,24 @@ def test_its_cells_are_generates(system):
     assert same(turned.cells[1][3], b, before, invert=[after], strength=0.3)
     assert [c.split("\n")[0] for c in told.columns] == ["1", "2", "4", "8", "16", str(2 * W), "the picture"]
     assert same(told.cells[0][2], a, components=4) and told.columns[-2].endswith("100%")
-    assert len(page.numbers["variance"]) == 2 * W
+    assert len(view.numbers["variance"]) == 2 * W
 
 
-def test_words_and_components_are_left_out_where_there_are_none(system):
+@pytest.fixture
+def short(monkeypatch):
+    """Pages of few pictures."""
+    for name in ("DIALS", "SHARES", "TURNS"):
+        monkeypatch.setattr(page, name, getattr(page, name)[:1])
+
+
+def test_words_and_components_are_left_out_where_there_are_none(system, short):
     pictures = [to_image(views.row(DATA, i)) for i in (0, 1)]
-    page = views.meanings(pictures, model=again(system, components=None), steps=2)
-    assert [part.title.split(":")[0] for part in page.parts] == ["Variations", "From each picture to the next"]
+    view = views.meanings(pictures, model=again(system, components=None), steps=2)
+    assert [part.title.split(":")[0] for part in view.parts] == ["Variations", "From each picture to the next"]
     assert len(views.meanings(pictures, ["a", "b"], model=system, steps=2).parts) == 4
 
 
-def test_the_command(system, tmp_path, capsys):
+def test_the_command(system, short, tmp_path, capsys):
     model = bundle.save(system, tmp_path / "it.safetensors")
     argv = ["show", "meanings", "--data", DATA, "--row", "0", "1", "--model", str(model), "--steps", "2"]
     assert main([*argv, "--out", str(tmp_path / "page.png")]) == 0, capsys.readouterr().err

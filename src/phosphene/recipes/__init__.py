@@ -53,6 +53,8 @@ RECIPES: dict[str, Callable[..., Recipe]] = {
     "emoji.clip": emoji.clip,
     "emoji.latent": emoji.latent,
     "emoji.prior": emoji.prior,
+    "emoji.unclip": emoji.unclip,
+    "emoji.unclip_upscale": emoji.unclip_upscale,
     "emoji.glide": emoji.glide,
     "emoji.glide_upscale": emoji.glide_upscale,
     "emoji.imagen": emoji.imagen,

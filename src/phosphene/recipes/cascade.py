@@ -97,10 +97,10 @@ def unclip_decoder(
 
     begin   its words begin with those of the CLIP
     """
-    dim, emb_dim = clip.arguments["width"], 6 * channels[0]
-    words = glide_words(clip, dim, begin=begin)
-    head = UnclipHead(dim, emb_dim, dim)
-    net = _unet(3, 3, channels, attention, emb_dim, dim)
+    dim, text_dim, emb_dim = clip.arguments["width"], clip.text.width, 6 * channels[0]
+    words = glide_words(clip, text_dim, begin=begin)
+    head = UnclipHead(dim, emb_dim, text_dim, text_dim=text_dim)
+    net = _unet(3, 3, channels, attention, emb_dim, text_dim)
     how = dict(sampler="ddim", steps=30, guidance=3.0)
     denoiser = Denoiser(net, Cosine(zero_snr=True), "v")
     return UnclipDecoder(clip, denoiser, UnclipEncoder(words, head), size, **how)

@@ -342,6 +342,86 @@ def imagen_upscale(
     )  # fmt: skip
 
 
+@recipe(clip="emoji.clip")
+def unclip(
+    *,
+    data: str = "emoji",
+    size: int = 64,
+    groups: str = GROUPS,
+    clip: Path | None = None,
+    steps: int = 40_000,
+    batch: int = 128,
+    lr: float = 3e-4,
+    width: int = 96,
+    drop: float = 0.5,
+    seed: int = 0,
+) -> Plan:
+    """unCLIP's decoder on emoji, 64×64 pixels (Ramesh et al. 2022); emoji.unclip_upscale is the whole. Not trained yet.
+
+    phosphene train emoji.unclip --data emoji:path=TABLE.parquet
+
+    groups  Unicode's groups of emoji to learn, joined by |; "" is all
+    clip    a bundle of emoji.clip, whose picture embedding is told; trained first where none is given
+    width   channels at the full size; four times as many at an eighth of it
+    drop    how often the caption is left out; the embedding is left out of a tenth
+    """
+    from phosphene.data.batches import Batches, cached
+    from phosphene.nets.components import Components
+    from phosphene.recipes.cascade import unclip_decoder
+    from phosphene.recipes.grids import grid_of
+    from phosphene.recipes.parts import some_of
+    from phosphene.systems.unclip import Unclip
+
+    system = unclip_decoder(clip, size, (width, 2 * width, 3 * width, 4 * width), (0, 0, 1, 1))
+    batches = cached(Batches(rows(data, styles=STYLES, groups=groups), size=size, batch=batch, seed=seed, drop=drop))
+    components = Components.of(clip.embed_image(some_of(batches, 4096)))
+    settings = dict(steps=steps, lr=lr, seed=seed, sample_every=2000)
+    return Plan(
+        system, batches, settings, whole=lambda it: Unclip([it], None, components), sample=grid_of(PROMPTS),
+        card="# emoji.unclip",
+    )  # fmt: skip
+
+
+@recipe(unclip="emoji.unclip", prior="emoji.prior")
+def unclip_upscale(
+    *,
+    data: str = "emoji",
+    size: int = 128,
+    groups: str = GROUPS,
+    unclip: Path | None = None,
+    prior: Path | None = None,
+    steps: int = 20_000,
+    batch: int = 64,
+    lr: float = 3e-4,
+    width: int = 64,
+    blurred: float = 0.8,
+    seed: int = 0,
+) -> Plan:
+    """unCLIP's upsampler on emoji, 64×64 → 128×128. Its bundle is the whole: prior, decoder and this. Not trained yet.
+
+    phosphene train emoji.unclip_upscale --data emoji:path=TABLE.parquet
+
+    groups   Unicode's groups of emoji to learn, joined by |; "" is all
+    unclip   a bundle of emoji.unclip, the decoder; trained first where none is given
+    prior    a bundle of emoji.prior, of the same CLIP; trained first where none is given
+    width    channels at the full size
+    blurred  what it is shown is blurred in training, by up to so many of its pixels
+    """
+    from phosphene.data.batches import Batches, cached
+    from phosphene.recipes.cascade import unclip_upscaler
+    from phosphene.recipes.grids import grid_of
+    from phosphene.systems.unclip import Unclip, joined
+
+    system = unclip_upscaler(size, unclip.size, (width, 2 * width, 3 * width, 4 * width), blurred=blurred)
+    batches = cached(Batches(rows(data, styles=STYLES, groups=groups), size=size, batch=batch, seed=seed))
+    settings = dict(steps=steps, lr=lr, seed=seed, sample_every=2000)
+    prior = joined(prior, unclip.stages[0])
+    return Plan(
+        system, batches, settings, whole=lambda it: Unclip([*unclip.stages, it], prior, unclip.components),
+        sample=grid_of(PROMPTS), card="# emoji.unclip_upscale",
+    )  # fmt: skip
+
+
 PROMPTS = [
     "a smiling cat", "fox", "pizza", "rocket", "a 3D emoji of a red apple", "flat emoji of a dolphin", "火箭",
     "立体 狐狸", "snowman", "guitar", "tiger face", "grinning face", "crying face", "sunflower", "strawberry",

@@ -90,7 +90,7 @@ def glide_text(width: int, layers: int, emb_dim: int) -> GlideEncoder:
 
 def unclip_decoder() -> list[nn.Module]:
     """DALL·E 2's decoder (Ramesh et al. 2022, appendix C): GLIDE's base and words, and what tells it z_i twice."""
-    return [glide_base(), glide_text(2048, 24, 2048), UnclipHead(1024, 2048, 2048)]
+    return [glide_base(), glide_text(2048, 24, 2048), UnclipHead(1024, 2048, 2048, text_dim=2048)]
 
 
 def unclip_upsampler(width: int, multiples: tuple[int, ...], depth: int, attention: tuple[int, ...] = ()) -> UNet:

@@ -35,19 +35,22 @@ class Meant(str):
 class UnclipHead(nn.Module):
     """CLIP's picture embedding as vector and as `extra` tokens, its text's as vector, its text's states as tokens.
 
-    dim is CLIP's; emb_dim the width of the U-Net's time embedding, context_dim of its tokens.
+    dim is CLIP's, text_dim that of the words' vector and states, None: CLIP's; emb_dim the width of the U-Net's time
+    embedding, context_dim of its tokens.
     """
 
-    def __init__(self, dim: int = 768, emb_dim: int = 1280, context_dim: int = 1536, extra: int = 4):
+    def __init__(
+        self, dim: int = 768, emb_dim: int = 1280, context_dim: int = 1536, extra: int = 4, text_dim: int | None = None
+    ):
         super().__init__()
-        self.extra = extra
+        self.extra, text_dim = extra, text_dim or dim
         self.null = nn.Parameter(torch.zeros(dim))  # in the place of a picture embedding that is not told
-        self.text, self.image = nn.Linear(dim, emb_dim), nn.Linear(dim, emb_dim)
+        self.text, self.image = nn.Linear(text_dim, emb_dim), nn.Linear(dim, emb_dim)
         self.tokens = nn.Linear(dim, extra * context_dim)
-        self.states, self.norm = nn.Linear(dim, context_dim), nn.LayerNorm(context_dim)
+        self.states, self.norm = nn.Linear(text_dim, context_dim), nn.LayerNorm(context_dim)
 
     def forward(self, image: Tensor | None, text: Tensor, states: Tensor, mask: Tensor | None = None) -> Cond:
-        """image and text (B, dim), states (B, L, dim), mask (B, L) → Cond of extra + L tokens. Image None: the null."""
+        """image (B, dim) or None, text (B, text_dim), states (B, L, text_dim), mask (B, L) → extra + L tokens."""
         image = self.null.expand(len(text), -1) if image is None else image
         extra = self.tokens(image).unflatten(1, (-1, self.extra)).transpose(1, 2)  # (B, extra, D)
         return Cond(
@@ -74,7 +77,7 @@ class ClipWords(nn.Module):
 class UnclipEncoder(nn.Module):
     """Prompts, `Meant`s or words alone, → Cond.
 
-    words   prompts → Cond of vector (B, dim) and tokens (B, L, dim), which the head projects; trained with the decoder
+    words   prompts → Cond of vector (B, text_dim) and tokens (B, L, text_dim), for the head; trained with the decoder
     unit    embeddings are of length 1, and brought to √dim, about unit variance; else they are as CLIP projects them
     """
 
