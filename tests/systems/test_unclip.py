@@ -241,10 +241,10 @@ def test_a_picture_is_what_it_means_and_the_noise_that_makes_it(unclip):
     picture, decoder = eight().image[:1], unclip.stages[0]
     at = unclip.latent(picture, steps=60)
     assert torch.equal(at.image_emb, unclip.clip.embed_image(picture)) and at.noise.shape == (1, 3, 16, 16)
-    small, how = F.avg_pool2d(picture, 2), dict(steps=[60, 2], guidance=1.0)
+    small, how = F.avg_pool2d(picture, 2), dict(steps=[60, 2])
 
-    def base(eta, seed, at=at):
-        return list(unclip.decode(at, seeds=[seed], eta=eta, **how))[59].picture()
+    def base(eta, seed, at=at, **more):
+        return list(unclip.decode(at, seeds=[seed], eta=eta, **how, **more))[59].picture()
 
     def away(made):
         return (made - small).abs().mean()
@@ -255,7 +255,9 @@ def test_a_picture_is_what_it_means_and_the_noise_that_makes_it(unclip):
     assert away(same) < 0.3 * away(fresh)
     dials = [(base(eta, 1) - same).abs().mean() for eta in (0.2, 0.5, 1.0)]
     assert 0 < dials[0] < dials[1] < dials[2]
-    assert decoder.sampler == "ddim"
+    assert torch.equal(base(0.0, 1, guidance=4.0), same)  # guidance counts as far as eta goes
+    assert not near(base(1.0, 1, guidance=4.0), others[0])
+    assert torch.equal(base(1.0, 1, guidance=[decoder.guidance, None]), others[0])
 
 
 def test_variations_through_all_stages(unclip):

@@ -117,7 +117,7 @@ class Unclip(Cascade):
     @property
     def clip(self) -> ClipSystem:
         """The one in whose space prior and decoder meet."""
-        return self.stages[0].clip
+        return self.stages[0].clip  # type: ignore[return-value]
 
     # From words -----------------------------------------------------------------------------------------------------
 
@@ -193,17 +193,28 @@ class Unclip(Cascade):
         return _result(self._latent(pictures, steps, size))
 
     def decode(
-        self, latent: Bipartite, *, seeds: Sequence[int], prompts: Sequence[str] | None = None, **how: Any
+        self,
+        latent: Bipartite,
+        *,
+        seeds: Sequence[int],
+        prompts: Sequence[str] | None = None,
+        eta: float = 0.0,
+        guidance: Any = None,
+        **how: Any,
     ) -> Iterator[Preview]:
         """The pictures of (z_i, x_T), by every stage. eta is the dial: at 0 they are what was encoded, as far as the
         stages can tell; the nearer to 1, the more is made anew, by the seeds, and only the meaning stays (§3.1).
 
-        prompts   words that are told besides; how: as Cascade.generate takes it, but the first stage steps by DDIM
+        prompts   words that are told besides
+        guidance  counts as far as eta goes, as 1 + eta·(g − 1): x_T was found without it, and the way back is the same
+        how       as Cascade.generate takes it, but the first stage steps by DDIM
         """
+        first, *rest = guidance if isinstance(guidance, (list, tuple)) else [guidance]
+        first = 1 + eta * ((self.stages[0].guidance if first is None else first) - 1)
         meant = [Meant(words, z) for words, z in zip(prompts or [None] * len(seeds), latent.image_emb)]
         noise = Begun(path(tuple(latent.noise.shape[1:]), seeds, self.stages[0].stage, self.device), latent.noise)
         how = {"noise": noise, **how, "sampler": how.get("sampler") or "ddim"}
-        yield from super().generate(meant, seeds=seeds, **how)
+        yield from super().generate(meant, seeds=seeds, eta=eta, guidance=[first, *rest] if rest else first, **how)
 
     def edited(
         self,
