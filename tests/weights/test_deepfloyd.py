@@ -90,7 +90,7 @@ def test_both_stages_together_are_a_cascade(folder, larger):
 
     (small, as_made), (again, told), (_, other) = made(None), made(0.251), made(0.6)
     assert torch.equal(small, again) and torch.equal(as_made, told) and not torch.allclose(told, other, atol=1e-2)
-    with pytest.raises(Problem, match="then=.*IF was expected"):
+    with pytest.raises(Problem, match=r"then=.*IF was expected"):
         load(folder / "if_stage1", then=str(folder / "ddpm"))
 
 
