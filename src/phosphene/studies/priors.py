@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,15 +42,6 @@ COLUMNS = (
 )  # fmt: skip
 
 
-class Cost(NamedTuple):
-    """Of training: 10¹² floating-point operations, processor's seconds. Of an embedding: 10⁶ of them, milliseconds."""
-
-    training: float | None
-    seconds: float | None
-    flops: float
-    each: float
-
-
 def measured(job: Job) -> Iterator[str | Found]:
     unclip = job.systems["unclip"]
     priors = {name: joined(it, unclip.stages[0]) for name, it in job.systems.items() if name != "unclip"}
@@ -59,8 +50,8 @@ def measured(job: Job) -> Iterator[str | Found]:
     said, costs, nearness = {}, {}, {}
     for name, prior in [*priors.items(), (NONE, None)]:
         yield f"{name}: {job.n} embeddings"
-        run = None if prior is None else job.runs[name]
-        costs[name] = Cost(*(training_cost(prior, run) if prior else (None, None)), *cost(prior, unclip, prompts))
+        trained = (None, None) if prior is None else training_cost(prior, job.runs[name])
+        costs[name] = (*trained, *cost(prior, unclip, prompts))
         nearness[name] = near(prior, unclip.clip, held, job.seed)
         said[name] = embeddings(prior, unclip, prompts, job.seed)
     said[TRUE] = pictured(unclip, job.n, job.seed)

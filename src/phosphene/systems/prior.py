@@ -254,7 +254,7 @@ class ArPrior(ClipPrior):
             _, null = self.embed_text([None])
             cond = Cond.cat([cond, null.expand(len(cond))])
             dot = torch.cat([dot, torch.full_like(dot, self.dots)])
-        going, codes = self.net.steps(dot, cond), []
+        going, codes = self.net.steps(dot, cond), list[Tensor]()
         logits = next(going)
         for i, place in enumerate(u.T.contiguous()):
             if i:
