@@ -30,7 +30,7 @@ FEW = 10  # calls, at which samplers are compared in words
 EXACT = {"sampler": "heun", "steps": 60}  # as good as the flow itself
 TWICE = ("heun",)  # those that call the network twice a step, but once out of pure noise and into the clean end
 FRESH = ("euler_ancestral",)  # those that add noise, and so follow no flow
-NAMES = ("ddim", "euler_ancestral", "heun", "plms", "deis", "dpmpp_2m", "unipc")
+NAMES = ("ddim", "euler_ancestral", "heun", "plms", "dpmpp_2m", "unipc")
 COLUMNS = ("sampler", "calls", "away from the flow's picture", "Fréchet", "right")
 
 
