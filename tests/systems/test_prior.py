@@ -385,3 +385,23 @@ def test_eight_pictures_are_predicted_from_their_captions():
         got = system.eval().embeddings(batch.prompts, seeds=range(8))
         assert ((got @ image_emb.T).argmax(1) == torch.arange(8)).float().mean() >= 0.85, name
         assert (got * image_emb).sum(1).mean() > (system.embed_text(batch.prompts)[0] * image_emb).sum(1).mean()
+
+
+@pytest.mark.parametrize("name", PRIORS)
+def test_words_become_pictures_by_either_prior(name, tmp_path):
+    """unCLIP's decoder is told what the prior says, and a file holds both and one CLIP."""
+    from phosphene.systems.unclip import Unclip
+    from systems.small import unclip_decoder
+
+    torch.manual_seed(0)
+    decoder = unclip_decoder(16)
+    prior = again(made(name)[0], clip=decoder.clip)
+    system = Unclip([awake(decoder)], awake(prior)).eval()
+    previews = list(system.generate(PROMPTS[:1], seeds=[3], steps=2))
+    assert [p.stage for p in previews] == ["prior", "base", "base"] and previews[-1].picture().shape == (1, 3, 16, 16)
+    [meant] = system.meant(PROMPTS[:1], seeds=[3])
+    assert torch.equal(meant.image_emb, prior.embeddings(PROMPTS[:1], seeds=[3])[0])
+    again_ = bundle.load(bundle.save(system, tmp_path / "it.safetensors"))
+    assert again_.prior.clip is again_.stages[0].clip
+    *_, last = again_.generate(PROMPTS[:1], seeds=[3], steps=2)
+    assert torch.equal(last.picture(), previews[-1].picture())
