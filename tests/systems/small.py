@@ -227,7 +227,7 @@ def unclip_decoder(size: int = 32) -> UnclipDecoder:
     )  # fmt: skip
     encoder = UnclipEncoder(text_encoder(), UnclipHead(2 * W, 4 * W, 2 * W))
     denoiser = Denoiser(net, Cosine(zero_snr=True), "v")
-    return UnclipDecoder(clip(), denoiser, encoder, size, sampler="ddim", steps=10, guidance=2.0)
+    return UnclipDecoder(clip(), denoiser, encoder, size, sampler="ddim", steps=10)
 
 
 def unclip_upscaler(small: int = 16) -> Upscaler:

@@ -28,10 +28,11 @@ def test_its_loss_falls_on_eight_pictures(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", GENERATE)
 def test_it_makes_the_eight_pictures_it_learned(name):
-    """The picture itself, not the loss: from noise and the prompt, near the one that it was told."""
+    """The picture itself, not the loss: from noise and what it was told, near the one that it was told of."""
     system, batch = made(name)
     overfit(system, batch, 1200, 2e-3)
-    pictures = picture(system.eval(), batch.prompts, list(range(8)), steps=25)
+    told = system.eval().prepare(batch).prompts
+    pictures = picture(system, told, list(range(8)), steps=25)
     distance = (pictures[:, None] - batch.image[None]).square().flatten(2).mean(2)  # (made, real)
     if batch.prompts[0] is None:  # it was told nothing: each is near to some picture
         assert (distance.min(1).values < 0.05).float().mean() >= 0.75

@@ -58,6 +58,11 @@ DECODER: dict[str, tuple[Any, ...]] = {
     "encoder_hid_dim_type": (None,),
     "num_class_embeds": (None,),
 }
+SCHEDULER = {  # what an UnCLIPScheduler is: a DDPMScheduler with these for its defaults
+    "beta_schedule": "squaredcos_cap_v2",
+    "timestep_spacing": "linspace",
+    "variance_type": "fixed_small_log",
+}
 TEXT = ("text_seq_proj.", "text_feat_proj.", "clip_tok_proj.", "clip_emb.", "cf_param")
 
 
@@ -175,9 +180,11 @@ def _plan(found: Found, name: str) -> tuple[scheduler.Plan, dict[str, str]]:
     """What a scheduler's folder says, and the options of the sampler."""
     path = found.path / name / "scheduler_config.json"
     said = files.read_json(path)
+    if said.get("_class_name") == "UnCLIPScheduler":
+        said = {**SCHEDULER, **said, "_class_name": "DDPMScheduler"}
     plan = scheduler.plan(said, str(path))
     found.notes += plan.notes
-    return plan, ddpm.variance({"variance_type": "fixed_small_log", **said}, str(path))
+    return plan, ddpm.variance(said, str(path))
 
 
 def _towers(found: Found) -> ClipSystem:

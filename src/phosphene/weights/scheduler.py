@@ -28,16 +28,13 @@ CLASSES = {
     "DPMSolverSDEScheduler": ("dpmpp_sde", "linspace", True),
     "UniPCMultistepScheduler": ("unipc", "linspace", True),
     "DEISMultistepScheduler": ("deis", "linspace", False),
-    "UnCLIPScheduler": ("ddpm", "linspace", True),
 }
 LDM: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012}
 BETAS: dict[str, dict[str, Any]] = {  # where a class's defaults are not 0.0001, 0.02 and linear
     "HeunDiscreteScheduler": LDM,
     "DPMSolverSDEScheduler": LDM,
     "LCMScheduler": {**LDM, "beta_schedule": "scaled_linear"},
-    "UnCLIPScheduler": {"beta_schedule": "squaredcos_cap_v2"},
 }
-CLIPPING = ("DDPMScheduler", "DDIMScheduler", "UnCLIPScheduler")  # unless they say otherwise
 STEPS = {"dpmpp_2m": 25, "dpmpp_2m_sde": 25, "unipc": 25, "deis": 25, "heun": 25, "dpmpp_sde": 15, "lcm": 4}  # else 50
 
 
@@ -91,7 +88,9 @@ def plan(config: Mapping[str, Any], what: str) -> Plan:
         STEPS.get(sampler, 50),
         _offset(config, what) if spacing == "leading" else 0,
         0.0 if clean else 1 / schedule.T,
-        float(config.get("clip_sample_range", 1.0)) if config.get("clip_sample", kind in CLIPPING) else None,
+        float(config.get("clip_sample_range", 1.0))
+        if config.get("clip_sample", kind in ("DDPMScheduler", "DDIMScheduler"))
+        else None,
         _threshold(config),
         notes,
     )
@@ -200,7 +199,7 @@ def _offset(config: Mapping[str, Any], what: str) -> int:
 
 
 def _clip(config: Mapping[str, Any], kind: str) -> float | None:
-    clips = config.get("clip_sample", kind in CLIPPING)
+    clips = config.get("clip_sample", kind in ("DDPMScheduler", "DDIMScheduler"))
     return number(config, "clip_sample_range", 1.0, "scheduler_config.json") if clips else None
 
 
