@@ -34,7 +34,7 @@ def measured(job: Job) -> Iterator[str | Found]:
         rows += [(kind, n, bound, *scored) for n, (scored, bound) in zip(STEPS, found, strict=True)]
         points = [(n, bound.value) for n, (_, bound) in zip(STEPS, found, strict=True)]
         curves.append(Curve(kind, points, [bound[1:] for _, bound in found]))
-    plot = Plot(curves, "steps", "bound on −log₂ p, bits a number", logarithmic=True)
+    plot = Plot(curves, "steps", "the bound, bits a number", logarithmic=True)
     few = {kind: (bound, scenes) for kind, n, bound, _, scenes, _ in rows if n == STEPS[0]}
     answer = (
         f"At {STEPS[0]} steps the learned variance's bound is {few['learned'][0]} bits a number, "
