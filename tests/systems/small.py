@@ -177,16 +177,16 @@ def glide() -> Ddpm:
         TextTransformer(len(words), 2 * W, 1, 2, 16), 4 * W, GlideTokenizer(words.arguments["table"])
     )
     net = UNet(
-        3, 6, (W, 2 * W, 2 * W), 1, (0, 0, 1), head_dim=W, context_dim=2 * W, vector_dim=4 * W,
+        3, 3, (W, 2 * W, 2 * W), 1, (0, 0, 1), head_dim=W, context_dim=2 * W, vector_dim=4 * W,
         block=ScaleShiftResBlock, attend=JointAttention2d, time=AddedTimeEmbedding,
     )  # fmt: skip
-    return Ddpm(Denoiser(net, Linear(), learned_variance=True), encoder, size=32, sampler="ddim", steps=10)
+    return Ddpm(Denoiser(net, Cosine(zero_snr=True), "v"), encoder, size=32, sampler="ddim", steps=10)
 
 
 def glide_upscaler(small: int = 8) -> Upscaler:
     base = glide()
     net = again(base.denoiser.net, in_channels=6)
-    return Upscaler(Denoiser(net, Linear(), learned_variance=True), base.encoder, 32, small, sampler="ddim", steps=4)
+    return Upscaler(Denoiser(net, Cosine(zero_snr=True), "v"), base.encoder, 32, small, sampler="ddim", steps=4)
 
 
 def imagen(text: TextEncoder | None = None) -> Ddpm:
