@@ -46,7 +46,9 @@ class DiffusionDecoder(Upscaler):
         """Their latents (B, c, H/f, W/f)."""
         return self.autoencoder.encode(pictures)
 
-    def told(self, small: Tensor, size: tuple[int, int], z: Tensor | None = None, noised=None) -> Cond:
+    def told(
+        self, small: Tensor, size: tuple[int, int], z: Tensor | None = None, noised: float | Tensor | None = None
+    ) -> Cond:
         """Latents (B, c, h, w), each number repeated to `size`: what the network is shown beside x."""
         return Cond(image=F.interpolate(small, size=size, mode="nearest"))
 
