@@ -15,6 +15,7 @@ STUDIES: dict[str, str] = {
     "noise": "phosphene.studies.noise",
     "variance": "phosphene.studies.variance",
     "ema": "phosphene.studies.ema",
+    "ancestors": "phosphene.studies.ancestors",
     "samplers": "phosphene.studies.samplers",
     "guidance": "phosphene.studies.guidance",
     "strength": "phosphene.studies.strength",
