@@ -6,7 +6,7 @@ z_t. A prior alone makes no picture: a decoder does (systems/unclip.py).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -27,18 +27,22 @@ from .base import Batch, Loss, Prompt, System, frozen
 from .clip import ClipSystem
 
 STAGE = "prior"  # of the noise
+Drawn = Callable[..., Any]  # numbers of a row -> the noise path of such rows, one a seed
 
 
 class ClipPrior(System):
     """What both priors share: a frozen CLIP, what it says of the words, and what is learned from.
 
-    length  of the text, in tokens: padded, or cut
-    unit    embeddings are of length 1, as ClipSystem.embed_image gives them; else they are as CLIP projects them
+    length    of the text, in tokens: padded, or cut
+    guidance  by the empty text, what `embeddings` uses unless it is told otherwise
+    unit      embeddings are of length 1, as ClipSystem.embed_image gives them; else they are as CLIP projects them
     """
 
-    def __init__(self, clip: ClipSystem, length: int, unit: bool):
+    predicted: Callable[..., Tensor]  # (z_t, cond, drawn, guidance, …) -> what `embeddings` gives; each prior's own
+
+    def __init__(self, clip: ClipSystem, length: int, guidance: float, unit: bool):
         super().__init__()
-        self.clip, self.length, self.unit = frozen(clip), length, unit
+        self.clip, self.length, self.guidance, self.unit = frozen(clip), length, guidance, unit
 
     @torch.no_grad()
     def prepare(self, batch: Batch) -> Batch:
@@ -64,16 +68,38 @@ class ClipPrior(System):
         """Made embeddings as CLIP's are: of length 1, where those are."""
         return F.normalize(embedding, dim=-1) if self.unit else embedding
 
-    def _asked(self, prompts: Sequence[Prompt], seeds: Sequence, text_emb: Tensor | None) -> tuple[Tensor, Cond]:
-        """z_t and what is said, row by row, so that no row depends on another one's length."""
+    @torch.no_grad()
+    def embeddings(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        seeds: Sequence[int | Between],
+        text_emb: Tensor | None = None,
+        guidance: float | None = None,
+        noise: Any = None,
+        **options: Any,
+    ) -> Tensor:
+        """z_i for each of the prompts, (B, dim), one seed each; what is not told is the system's own.
+
+        text_emb  (B or 1, dim), in the place of the words' own z_t
+        noise     a noise path in the place of the seeds', of the shape that `predicted` says
+        options   more of what `predicted` takes
+        Raises Problem: as many seeds as prompts are wanted; for what `predicted` raises it.
+        """
         if len(seeds) != len(prompts) or not prompts:
             raise Problem(f"{len(prompts)} prompts, {len(seeds)} seeds: as many of one as of the other, at least one")
-        rows = [self.embed_text([prompt]) for prompt in prompts]
+        rows = [self.embed_text([prompt]) for prompt in prompts]  # row by row: none depends on another one's length
         cond = Cond.cat([row for _, row in rows])
         if text_emb is None:
-            return torch.cat([z for z, _ in rows]), cond
-        text_emb = text_emb.to(self.device, torch.float32).expand(len(prompts), -1)
-        return text_emb, replace(cond, vector=self.scaled(text_emb))
+            text_emb = torch.cat([z for z, _ in rows])
+        else:
+            text_emb = text_emb.to(self.device, torch.float32).expand(len(prompts), -1)
+            cond = replace(cond, vector=self.scaled(text_emb))
+
+        def drawn(*shape: int) -> Any:
+            return noise or path(shape, seeds, STAGE, self.device)
+
+        return self.predicted(text_emb, cond, drawn, self.guidance if guidance is None else guidance, **options)
 
     def generate(self, prompts, *, seeds, **options):
         """A prior makes embeddings. Raises Problem."""
@@ -102,10 +128,9 @@ class DiffusionPrior(ClipPrior):
         bound: float | None = 5.0,
         unit: bool = True,
     ):
-        super().__init__(clip, denoiser.net.length, unit)
-        self.denoiser, self.candidates = denoiser, candidates
-        self.steps, self.guidance, self.sampler, self.spacing, self.end = steps, guidance, sampler, spacing, end
-        self.bound = bound
+        super().__init__(clip, denoiser.net.length, guidance, unit)
+        self.denoiser, self.candidates, self.bound = denoiser, candidates, bound
+        self.steps, self.sampler, self.spacing, self.end = steps, sampler, spacing, end
 
     @torch.no_grad()
     def measure(self, image_emb: Tensor, text_emb: Tensor | None = None) -> None:
@@ -120,37 +145,31 @@ class DiffusionPrior(ClipPrior):
         total = self.denoiser.loss(self.denoiser.net.normal(batch.image), cond).mean()
         return Loss(total, {"loss": total.detach()})
 
-    @torch.no_grad()
-    def embeddings(
+    def predicted(
         self,
-        prompts: Sequence[Prompt],
-        *,
-        seeds: Sequence[int | Between],
-        text_emb: Tensor | None = None,
+        text_emb: Tensor,
+        cond: Cond,
+        drawn: Drawn,
+        guidance: float,
         candidates: int | None = None,
         steps: int | None = None,
-        guidance: float | None = None,
         sampler: str | None = None,
         spacing: str | None = None,
-        noise: Any = None,
         **options: Any,
     ) -> Tensor:
-        """z_i for each of the prompts, (B, dim), one seed each; what is not told is the system's own.
+        """z_i (B, dim): of the candidates, made of noise of (candidates, dim), the nearest to z_t.
 
-        text_emb    (B or 1, dim), in the place of the words' own z_t
-        noise       a noise path of (candidates, dim) in the place of the seeds'
-        options     the sampler's own, such as eta
-        Raises Problem: as many seeds as prompts are wanted; for unknown names; for no steps, or no candidates.
+        options   the sampler's own, such as eta
+        Raises Problem for unknown names, and for no steps, or no candidates.
         """
-        text_emb, cond = self._asked(prompts, seeds, text_emb)
         k = self.candidates if candidates is None else candidates
         if k < 1:
             raise Problem(f"candidates={k}: at least 1 was expected")
         schedule = self.denoiser.schedule
         times = schedule.times(self.steps if steps is None else steps, spacing or self.spacing, end=self.end)
-        noise = noise or path((k, text_emb.shape[1]), seeds, STAGE, self.device)
-        denoise = self._denoise(cond, k, self.guidance if guidance is None else guidance)
+        noise = drawn(k, text_emb.shape[1])
         x = start(noise.start().to(self.device), times[0], schedule)  # (B, k, D)
+        denoise = self._denoise(cond, k, guidance)
         *_, last = sample(sampler or self.sampler, denoise, x, times, schedule, noise=noise, **options)
         made = self.finished(self.denoiser.net.embedding(last.x))
         best = (made * text_emb[:, None]).sum(-1).argmax(1)
@@ -190,13 +209,13 @@ class ArPrior(ClipPrior):
         nearest: float = 0.5,
         unit: bool = True,
     ):
-        super().__init__(clip, net.length, unit)
+        super().__init__(clip, net.length, guidance, unit)
         if codes.components != net.components or codes.buckets != len(net.code):
             raise Problem(
                 f"{codes.components} components of {codes.buckets} buckets do not fit a network of "
                 f"{net.components} of {len(net.code)}"
             )
-        self.net, self.codes, self.guidance, self.nearest = net, codes, guidance, nearest
+        self.net, self.codes, self.nearest = net, codes, nearest
         self.dots = net.dot.num_embeddings - 1  # how many buckets; the token after them says nothing
         self.register_buffer("edges", torch.linspace(-1, 1, self.dots + 1)[1:-1].clone())  # between those of dots
 
@@ -217,39 +236,27 @@ class ArPrior(ClipPrior):
         total = F.cross_entropy(logits.float().flatten(0, 1), codes.flatten())
         return Loss(total, {"loss": total.detach()})
 
-    @torch.no_grad()
-    def embeddings(
-        self,
-        prompts: Sequence[Prompt],
-        *,
-        seeds: Sequence[int | Between],
-        text_emb: Tensor | None = None,
-        guidance: float | None = None,
-        nearest: float | None = None,
-        noise: Any = None,
+    def predicted(
+        self, text_emb: Tensor, cond: Cond, drawn: Drawn, guidance: float, nearest: float | None = None
     ) -> Tensor:
-        """z_i for each of the prompts, (B, dim), one seed each; what is not told is the system's own.
+        """z_i (B, dim), of noise of (1 + components,): the dot product's, then the codes'.
 
-        text_emb   (B or 1, dim), in the place of the words' own z_t
-        nearest    from 0 to below 1: 0 draws from all buckets of dot products, 0.9 from the uppermost tenth
-        noise      a noise path of (1 + components,) in the place of the seeds': the dot product's, then the codes'
-        Raises Problem: as many seeds as prompts are wanted; nearest outside of its range.
+        nearest   from 0 to below 1: 0 draws from all buckets of dot products, 0.9 from the uppermost tenth
+        Raises Problem for nearest outside of its range.
         """
-        text_emb, cond = self._asked(prompts, seeds, text_emb)
         nearest = self.nearest if nearest is None else nearest
         if not 0 <= nearest < 1:
             raise Problem(f"nearest={nearest}: a share from 0 to below 1 was expected")
-        z = (noise or path((1 + self.codes.components,), seeds, STAGE, self.device)).start().to(self.device)
+        z = drawn(1 + self.codes.components).start().to(self.device)
         u = torch.special.ndtr(z.double())  # uniform
         dot = ((nearest + (1 - nearest) * u[:, 0]) * self.dots).long().clamp(max=self.dots - 1)
-        return self.finished(self.codes.decode(self._drawn(dot, cond, guidance, u[:, 1:])))
+        return self.finished(self.codes.decode(self._told(dot, cond, guidance, u[:, 1:])))
 
-    def _drawn(self, dot: Tensor, cond: Cond, guidance: float | None, u: Tensor) -> Tensor:
+    def _told(self, dot: Tensor, cond: Cond, guidance: float, u: Tensor) -> Tensor:
         """Codes (B, components), drawn by uniform numbers u of that shape: each where P(it or a lower one) comes to u.
 
         Guided in the logits, by the empty text without a dot product.
         """
-        guidance = self.guidance if guidance is None else guidance
         if guided := guidance != 1:
             _, null = self.embed_text([None])
             cond = Cond.cat([cond, null.expand(len(cond))])
