@@ -311,7 +311,7 @@ class Studio:
         own = {name: getattr(self.system, name, None) for name in ("sampler", "spacing", "steps", "guidance")}
         inverted = "invert" in options or ("source" in options and hasattr(self.system, "latent"))
         own["sampler"] = "ddim" if inverted else own["sampler"]  # as systems/ddpm.py and systems/unclip.py have it
-        on = [it.record for it in worn(self.system) if it.strength]
+        on = [it.record for it in worn(self.system) if it.strength and it.sha256]  # else they are the model's own
         return {**own, **options, **self.origin, **({"adapters": on} if on else {})}
 
 

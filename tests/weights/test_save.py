@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 import phosphene
+from phosphene import adapt
 from phosphene.cli import main
 from phosphene.diffusion.denoiser import Denoiser
 from phosphene.diffusion.noise import Recorded
@@ -140,6 +141,27 @@ def test_parts_alone(shared, tmp_path, part):
     elif part != "taesd":
         save_as(net, tmp_path / "vae.safetensors", "single-file")
         same(phosphene.load(tmp_path / "vae.safetensors", scale=0.18215), net)
+
+
+def test_loras_that_are_on_are_in_the_weights_and_words_are_said_to_be_lost(written, tmp_path):
+    _, system, _ = written(1)
+    own = {key: t.clone() for key, t in system.state_dict().items()}
+    path = "denoiser.net.middle.0.attend.layers.0.attn2.to_q"
+    torch.manual_seed(0)
+    on = adapt.new(system, 2, targets=[path])
+    torch.nn.init.normal_(on.layers[0].up)
+    wanted = system.get_submodule(path).weight + on.lora().layers[path].change()
+    torch.save({"string_to_param": {"*": torch.ones(2, system.encoder.width)}}, tmp_path / "ink.pt")
+    adapt.teach(system, tmp_path / "ink.pt")
+    assert save_as(system, tmp_path / "ours", "diffusers") == ["the words learned by textual inversion: ink"]
+    assert torch.equal(phosphene.load(tmp_path / "ours").get_submodule(path).weight, wanted)
+    assert [it.name for it in adapt.worn(system)] == ["new", "ink"]
+    assert save_as(system, tmp_path / "ours.safetensors") == []
+    with torch.no_grad():
+        again, said = phosphene.load(tmp_path / "ours.safetensors"), system.encoder(["the ink cat"]).tokens
+        assert torch.equal(again.encoder(["the ink cat"]).tokens, said) and [*again.encoder.words] == ["ink"]
+    on.remove()
+    assert all(torch.equal(t, own[key]) for key, t in system.state_dict().items())
 
 
 def test_half(written, tmp_path):

@@ -6,7 +6,7 @@ ink.remove()                       # bitwise the same pictures as before
 """
 
 from .guiding import Guiding, guide
-from .low_rank import Adapter, apply, bake, new
+from .low_rank import Adapter, apply, bake, merged, new
 from .replaced import Replaced, Word, replace_autoencoder, teach
 from .wardrobe import dress, find, spec, wearing
 from .worn import Worn, worn
@@ -22,6 +22,7 @@ __all__ = [
     "dress",
     "find",
     "guide",
+    "merged",
     "new",
     "replace_autoencoder",
     "spec",

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,22 +19,35 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import Problem
+from ..parts import part
 from ..weights import lora
 from ..weights.low_rank import WIDTHS, Lora, LowRank
 from .worn import Worn, worn
 
 
+@part
 class Adapter(Worn, nn.Module):
-    """A LoRA on a system. Its parameters are the down and up of every layer; `new` makes one to train."""
+    """A LoRA on a system. Its parameters are the down and up of every layer; `new` makes one to train.
+
+    layers  {module path: [shape of down, shape of up, alpha]}: what a bundle says of it; `of` makes one of layers
+    """
 
     kind = "lora"
 
-    def __init__(self, layers: Mapping[str, Layer], strength: float = 1.0):
+    def __init__(self, layers: Mapping[str, Sequence[Any]]):
         super().__init__()
-        self.paths, self.layers = list(layers), nn.ModuleList(layers.values())
+        empty = [Layer(LowRank(torch.empty(down), torch.empty(up), alpha)) for down, up, alpha in layers.values()]
+        self.paths, self.layers = list(layers), nn.ModuleList(empty)
         self._changed: list[nn.Module] = []  # of the system
         self._hooks: list[Any] = []
-        self.strength = strength
+        self.strength = 1.0
+
+    @classmethod
+    def of(cls, layers: Mapping[str, Layer]) -> Adapter:
+        """{module path: Layer} → what goes onto a system."""
+        adapter = cls({path: layer.said for path, layer in layers.items()})
+        adapter.layers = nn.ModuleList(layers.values())
+        return adapter
 
     @property
     def strength(self) -> float:
@@ -48,6 +62,8 @@ class Adapter(Worn, nn.Module):
 
     def _on(self, system: nn.Module) -> None:
         self._changed = [system.get_submodule(path) for path in self.paths]
+        for layer, module in zip(self.layers, self._changed):
+            _fitting(LowRank(layer.down, layer.up, layer.alpha), module)
         self._hang()
 
     def _off(self) -> None:
@@ -79,12 +95,15 @@ class Adapter(Worn, nn.Module):
 
 
 class Layer(nn.Module):
-    """y + strength · scale · up(down(x)) beside one layer, linear or a convolution, whose y it changes in place."""
+    """y + strength · scale · up(down(x)) beside one layer, linear or a convolution, whose y it changes in place.
 
-    def __init__(self, source: LowRank, beside: nn.Module):
+    low     in the form of that layer
+    source  as its file has it, where it came from one
+    """
+
+    def __init__(self, low: LowRank, source: LowRank | None = None):
         super().__init__()
-        low = _fitting(source.plain(), beside)
-        self.source, self.scale = source, low.scale
+        self.source, self.alpha, self.scale = source, low.alpha, low.scale
         self.down = nn.Parameter(low.down, requires_grad=False)
         self.up = nn.Parameter(low.up, requires_grad=False)
         self._at: tuple[Any, Tensor, Tensor] | None = None
@@ -108,8 +127,14 @@ class Layer(nn.Module):
 
     def low(self) -> LowRank:
         """As it came from its file, or as it was trained to be."""
-        trained = LowRank(self.down.detach(), self.up.detach(), self.source.alpha)
-        return trained if self.down.requires_grad else self.source
+        if self.source is not None and not self.down.requires_grad:
+            return self.source
+        return LowRank(self.down.detach(), self.up.detach(), self.alpha)
+
+    @property
+    def said(self) -> list[Any]:
+        """[shape of down, shape of up, alpha]."""
+        return [list(self.down.shape), list(self.up.shape), self.alpha]
 
 
 def apply(system: nn.Module, file: str | Path | Lora, strength: float = 1.0, name: str | None = None) -> Adapter:
@@ -129,12 +154,13 @@ def apply(system: nn.Module, file: str | Path | Lora, strength: float = 1.0, nam
                 f"{found.name} changes {path}, which is not in {_what(system)}: it seems to be for {found.family}"
             )
         try:
-            layers[path] = Layer(low, beside)
+            layers[path] = Layer(_fitting(low.plain(), beside), low)
         except ValueError as error:
             raise Problem(
                 f"{found.name}: {path} {error} in {_what(system)}: it seems to be for {found.family}"
             ) from None
-    adapter = Adapter(layers, strength)
+    adapter = Adapter.of(layers)
+    adapter.strength = strength
     adapter.put(system, name or found.stem, found.path)
     return adapter
 
@@ -164,8 +190,8 @@ def new(
             down = torch.empty(rank, *inside, device=module.weight.device)
             nn.init.kaiming_uniform_(down, math.sqrt(5))
             up = torch.zeros(out, rank, *[1] * (len(inside) - 1 and 2), device=down.device)
-            layers[path] = Layer(LowRank(down, up, float(rank if alpha is None else alpha)), module)
-    adapter = Adapter(layers)
+            layers[path] = Layer(LowRank(down, up, float(rank if alpha is None else alpha)))
+    adapter = Adapter.of(layers)
     adapter.requires_grad_(True)
     adapter.put(system, name, None)
     return adapter
@@ -188,6 +214,23 @@ def bake(system: nn.Module) -> None:
             changed = weight.float() + adapter.strength * low.change().reshape(weight.shape).to(weight.device)
             system.get_submodule(path).weight = nn.Parameter(changed.to(weight.dtype), weight.requires_grad)
         adapter.remove()
+
+
+@contextmanager
+def merged(system: nn.Module) -> Iterator[None]:
+    """`bake` for as long as the `with` statement lasts, to write it down; afterwards all is as it was, bit for bit."""
+    everything = worn(system)
+    on = [w for w in everything if isinstance(w, Adapter)]
+    weights = {module: module.weight for adapter in on for module in adapter._changed}
+    bake(system)
+    try:
+        yield
+    finally:
+        for module, weight in weights.items():
+            module.weight = weight
+        for adapter in on:
+            adapter._on(system)
+        system.__dict__["worn"][:] = everything
 
 
 def _layer(system: nn.Module, path: str) -> nn.Module | None:

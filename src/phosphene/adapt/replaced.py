@@ -4,22 +4,33 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from ..errors import Problem
+from ..parts import part
 from ..systems.base import frozen
 from ..weights import embedding, vae
 from ..weights.low_rank import WIDTHS
 from .worn import Worn
 
 
-class Word(Worn):
-    """Textual inversion on a system: its encoder reads the word `name` as the vectors of a file."""
+@part
+class Word(Worn, nn.Module):
+    """Textual inversion on a system: its encoder reads the word `name` as `count` vectors of a file."""
 
     kind = "embedding"
 
-    def __init__(self, vectors: Tensor):
-        self.vectors = vectors
+    def __init__(self, count: int, width: int):
+        super().__init__()
+        self.register_buffer("vectors", torch.empty(count, width))
+
+    @classmethod
+    def of(cls, vectors: Tensor) -> Word:
+        """The word of vectors (n, width)."""
+        word = cls(*vectors.shape)
+        word.vectors = vectors
+        return word
 
     def _on(self, system: nn.Module) -> None:
         self.words = system.encoder.words
@@ -50,18 +61,19 @@ def teach(system: nn.Module, file: str | Path, word: str | None = None) -> Word:
         raise Problem(f"{found.path}: {word!r} is no word to CLIP's tokenizer; name another")
     for trigger in (trigger for trigger, theirs in known.items() if theirs == ids):
         raise Problem(f"{found.path}: {word!r} is a word already, {trigger!r}; name another, or remove it first")
-    taught = Word(found.vectors)
+    taught = Word.of(found.vectors)
     taught.put(system, word, found.path)
     return taught
 
 
+@part
 class Replaced(Worn):
     """Another autoencoder in the place of a system's own, which `remove` puts back."""
 
     kind = "vae"
 
     def __init__(self, autoencoder: nn.Module):
-        self.autoencoder = autoencoder
+        self.autoencoder = frozen(autoencoder)
 
     def _on(self, system: nn.Module) -> None:
         self.system, self.own = system, system.autoencoder
@@ -77,6 +89,6 @@ def replace_autoencoder(system: nn.Module, file: str | Path) -> Replaced:
     Raises Problem where it does not fit (vae.in_place_of).
     """
     other = vae.in_place_of(system, file)
-    replaced = Replaced(frozen(other.to(system.device)))
+    replaced = Replaced(other.to(system.device))
     replaced.put(system, Path(file).stem, Path(file) if Path(file).is_file() else None)
     return replaced

@@ -3,7 +3,8 @@
 The tensors are the weights that one samples with. The header's metadata holds, as JSON, the model card and a flat list
 of named parts, {name: [kind, arguments]}, each after the parts that it refers to, the whole last. In the arguments
 plain values stand as they are, and an object says what it is: {"part": name} another part, {"class": name} a class (a
-block kind), {"dict": {…}} a plain dictionary. So a part used twice is built once and stored once.
+block kind), {"dict": {…}} a plain dictionary. So a part used twice is built once and stored once. What a system wears
+(adapt/: LoRAs, words, another autoencoder) are parts too, and "worn" lists on what, by what name and how strongly.
 
 A kind is a key of KINDS, which is closed: a file can never name code to run. Loading is strict, and every way in which
 a file can be wrong is a Problem. Whatever is read comes from outside, so nothing here trusts it.
@@ -19,7 +20,7 @@ import json
 import math
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,6 +41,8 @@ MODELS = Path(__file__).resolve().parent.parent / "models"  # what is shipped wi
 CONFIGS = ("model_index.json", "config.json", "open_clip_config.json")  # of a foreign model's folder
 
 _KINDS = {
+    "adapt.low_rank": "Adapter",
+    "adapt.replaced": "Replaced Word",
     "diffusion.denoiser": "Denoiser MinSnr P2 Snr",
     "diffusion.schedule": "Cosine Flow Geometric Karras Linear ScaledLinear Sigmoid Table",
     "nets.ar_prior": "CodeTransformer PcaCodes",
@@ -98,11 +101,11 @@ KINDS: dict[str, str | type] = {
 
 
 def save(system: Any, path: str | Path, card: str | None = None, dtype: str | torch.dtype | None = None) -> Path:
-    """Write `system`, or any other part, and everything it is made of, into one file; in place at once or not at all.
+    """Write `system`, or any other part, and all it is made of and wears, into one file; at once or not at all.
 
     `card` is the model card, in Markdown. `dtype` ("bf16", "fp16") is what matrices and kernels are stored in; vectors
     and scalars (biases, norms, scales) keep their own, they weigh next to nothing. Raises Problem where the path cannot
-    be written or a class is not in KINDS.
+    be written, a class is not in KINDS, or the system wears a guide, which no bundle holds.
     """
     parts = parts_of(system)
     names = {id(p): name for name, p in parts.items()}
@@ -111,6 +114,8 @@ def save(system: Any, path: str | Path, card: str | None = None, dtype: str | to
         "parts": {name: [_kind(type(p)), _written(p.arguments, names)["dict"]] for name, p in parts.items()},
         "card": card or "",
     }
+    if on := [_on(name, it, names) for name, p in parts.items() for it in _worn(p)]:
+        description["worn"] = on
     stored = {key: _narrowed(t.detach(), _dtype(dtype)) for key, t in _tensors(parts).items()}
     metadata = {"phosphene": json.dumps(description, ensure_ascii=False)}  # one key: several are written in any order
     return write_tensors(path, stored, metadata)
@@ -127,6 +132,8 @@ def parts_of(whole: Any) -> dict[str, Any]:
             if id(value) not in found:
                 for key, argument in value.arguments.items():
                     visit(argument, key if name == ROOT else f"{name}.{key}")
+                for i, it in enumerate(_worn(value)):
+                    visit(it, f"worn.{i}" if name == ROOT else f"{name}.worn.{i}")
                 found[id(value)] = (name, value)
         elif isinstance(value, (list, dict)):
             for key, item in value.items() if isinstance(value, dict) else enumerate(value):
@@ -134,6 +141,18 @@ def parts_of(whole: Any) -> dict[str, Any]:
 
     visit(whole, ROOT)
     return dict(found.values())
+
+
+def _worn(part: Any) -> list[Any]:
+    """What adapt/ has put on a part."""
+    return part.__dict__.get("worn", [])
+
+
+def _on(part: str, it: Any, names: dict[int, str]) -> dict[str, Any]:
+    """How a part wears something. Raises Problem for what is no part itself, such as a guide."""
+    if not is_part(it):
+        raise Problem(f"a bundle does not hold the {it.kind} {it.name!r} that is on this model: remove it first")
+    return {"on": part, "part": names[id(it)], "name": it.name, "strength": it.strength}
 
 
 def _written(value: Any, names: dict[int, str]) -> Any:
@@ -201,6 +220,7 @@ class Description:
     tensors: dict[str, Stored]
     card: str
     size: int  # bytes
+    worn: Sequence[dict[str, Any]] = ()  # what is on which part: {"on", "part", "name", "strength"}
 
     @property
     def kind(self) -> str:
@@ -222,6 +242,12 @@ class Description:
         for stored in self.tensors.values():
             counts[stored.dtype] = counts.get(stored.dtype, 0) + stored.count
         return dict(sorted(counts.items(), key=lambda item: -item[1]))
+
+    @property
+    def outside(self) -> list[str]:
+        """The folders, or names on the Hub, of the frozen text encoders that the system reads its words by."""
+        told = [arguments for kind, arguments in self.parts.values() if kind == "HuggingEncoder"]
+        return list(dict.fromkeys(str(a[key]) for a in told for key in ("name", "tokenizer") if a.get(key)))
 
     @property
     def vocabulary(self) -> tuple[list[str], list[str]]:
@@ -286,7 +312,10 @@ def describe(path_or_name: str | Path) -> Description:
     if not isinstance(parts, dict) or ROOT not in parts or not all(_is_entry(p) for p in parts.values()):
         raise Problem(f"{path}: its description lacks parts, name: [kind, arguments], the whole named {ROOT!r}")
     parts = {name: (kind, arguments) for name, (kind, arguments) in parts.items()}
-    return Description(path, parts, tensors, str(told.get("card", "")), len(data))
+    worn = told.get("worn", [])
+    if not isinstance(worn, list) or not all(isinstance(each, dict) for each in worn):
+        raise Problem(f"{path}: worn is {short(worn)}, a list of what the model wears was expected")
+    return Description(path, parts, tensors, str(told.get("card", "")), len(data), worn)
 
 
 def load(path_or_name: str | Path, dtype: torch.dtype | None = None) -> Any:
@@ -317,6 +346,8 @@ def load(path_or_name: str | Path, dtype: torch.dtype | None = None) -> Any:
         if isinstance(tensor, nn.Parameter):
             numbers = nn.Parameter(numbers, tensor.requires_grad)
         torch.utils.swap_tensors(tensor, numbers)  # in its place, so that whoever holds the parameter has the new one
+    for each in told.worn:
+        _put_on(each, built, told.path)
     return system
 
 
@@ -378,6 +409,18 @@ def _built(told: Description) -> dict[str, Any]:
             raise Problem(f"{where}: {kind} is a block kind, not a part")
         built[name] = part
     return built
+
+
+def _put_on(told: Mapping[str, Any], built: Mapping[str, Any], path: Path) -> None:
+    """Puts a part that is worn on the part that wears it, as it was when they were written."""
+    try:
+        it = built[told["part"]]
+        it.strength = told["strength"]
+        it.put(built[told["on"]], str(told["name"]), None)
+    except Problem:
+        raise
+    except Exception as error:  # whatever the file says it is
+        raise Problem(f"{path}: what the model wears, {short(dict(told))}, cannot be put on: {line(error)}") from None
 
 
 def _value(value: Any, built: dict[str, Any], where: str) -> Any:

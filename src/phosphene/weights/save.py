@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 
 from ..errors import Problem, unknown
 
@@ -43,6 +44,8 @@ LORAS = ("lora", "kohya", "peft")  # of these, what write LoRAs and nothing else
 def save_as(thing: Any, path: str | Path, to: str = "bundle", *, half: bool = False) -> list[str]:
     """Writes a system, or a part, as `to`, one of WRITERS; `half`: weights in fp16. Returns what got lost, in lines.
 
+    A bundle keeps the LoRAs that are on apart; into every other format they are added to the weights.
+
     Raises Problem where the format has no place for it, where something is at `path` already, or it cannot be written.
     """
     if to not in WRITERS:
@@ -53,10 +56,23 @@ def save_as(thing: Any, path: str | Path, to: str = "bundle", *, half: bool = Fa
     module, _, name = function.partition(":")
     write = getattr(importlib.import_module(f"phosphene.weights.{module}"), name)
     dtype = torch.float16 if half else None
-    if not folder:
-        return write(thing, path, dtype)
-    with _beside(path) as partial:
-        return write(thing, partial, dtype)
+    with _worn_in(thing if to != "bundle" else None) as lost:
+        if not folder:
+            return lost + write(thing, path, dtype)
+        with _beside(path) as partial:
+            return lost + write(thing, partial, dtype)
+
+
+@contextlib.contextmanager
+def _worn_in(thing: Any) -> Iterator[list[str]]:
+    """The LoRAs that a system wears are in its weights inside; gives which guides get lost, in lines."""
+    from ..adapt import merged, worn  # here: that room is built on this one
+
+    if not isinstance(thing, nn.Module):
+        yield []
+        return
+    with merged(thing):
+        yield [f"the guide {it.name!r}, which is on it" for it in worn(thing) if it.kind == "guide"]
 
 
 def narrowed(tensors: dict[str, torch.Tensor], dtype: torch.dtype | None) -> dict[str, torch.Tensor]:
