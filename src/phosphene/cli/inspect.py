@@ -9,6 +9,7 @@ from typing import Any
 
 from phosphene import receipt
 from phosphene.cli.options import call
+from phosphene.errors import Problem
 from phosphene.weights import bundle
 
 
@@ -19,7 +20,8 @@ def main(argv: Sequence[str]) -> None:
 def inspect(file: str, *, tell: tuple[str, ...] = (), card: bool = True, words: bool = False):
     """Prints what a model, or a LoRA, is made of: its parts, parameters, types; of a checkpoint, what is assumed of it.
 
-    Of a bundle its vocabulary and model card too, of a picture how it was made. Loads no weights.
+    Of a bundle its vocabulary and model card too, of a picture how it was made. Loads no weights. Of a checkpoint of
+    which something is missing, what is there, and what is not.
 
     file   a bundle, a run's folder, a shipped model's name or a checkpoint (docs/checkpoints.md), or a picture
     tell   what a checkpoint does not say, as NAME=VALUE, such as predicts=v
@@ -55,6 +57,11 @@ def _bundle(file: str, card: bool, words: bool) -> None:
     counts = told.parameters
     print(f"{told.path}: {told.kind}, {_numbers(told.dtypes)}, {told.size / 1e6:.1f} MB, sha256 {_hash(file)}")
     _table([(name, kind, counts.get(name, 0), arguments) for name, (kind, arguments) in told.parts.items()])
+    for each in told.worn:
+        print(f"wears {each.get('name')!r} at strength {each.get('strength')}: its part {each.get('part')}")
+    for name in told.outside:
+        if not Path(name).is_dir():
+            print(f"missing: {name}, by which it reads words: no folder here, and a bundle does not hold it")
     entries, styles = told.vocabulary
     if entries:
         shown = entries if words or len(entries) <= 12 else [*entries[:12], "…"]
@@ -70,7 +77,11 @@ def _checkpoint(file: str, tell: Sequence[str]) -> None:
     from phosphene.weights.load import words_told
     from phosphene.weights.survey import survey
 
-    seen = survey(file, words_told(tell))
+    try:
+        seen = survey(file, words_told(tell))
+    except Problem:
+        _outline(file)
+        raise
     size = sum(path.stat().st_size for path in seen.files) / 1e6
     print(f"{seen.path}: {seen.what}, {_numbers(seen.dtypes)}, {size:.1f} MB, sha256 {_hash(file)}")
     _table(seen.parts)
@@ -81,6 +92,19 @@ def _checkpoint(file: str, tell: Sequence[str]) -> None:
         width = max(map(len, seen.options))
         for name, meaning in seen.options.items():
             print(f"  {name:{width}s}  {meaning}")
+
+
+def _outline(file: str) -> None:
+    """What there is of a checkpoint that cannot be loaded as it lies there; why not is said behind it."""
+    from phosphene.weights.survey import outline
+
+    seen = outline(file)
+    size = sum(path.stat().st_size for path, _, _ in seen.files) / 1e6
+    print(f"{seen.path}: {seen.what}, {size:.1f} MB, sha256 {_hash(file)}")
+    for path, kind, dtypes in seen.files:
+        print(f"  {path.name if path == seen.path else path.relative_to(seen.path)}: {kind}, {_numbers(dtypes)}")
+    for what in seen.missing:
+        print(f"missing: {what}")
 
 
 def _lora(file: str) -> bool:
@@ -130,7 +154,8 @@ def _arguments(arguments: dict[str, Any], longest: int = 100) -> str:
 
 def _short(value: Any) -> str:
     if isinstance(value, dict) and len(value) == 1:
-        return str(next(iter(value.values())))
+        [inside] = value.values()
+        return f"<{len(inside)} entries>" if isinstance(inside, dict) and len(inside) > 8 else str(inside)
     if isinstance(value, list) and len(value) > 8:
         return f"[{len(value)} values]"
     if isinstance(value, str) and len(value) > 40:

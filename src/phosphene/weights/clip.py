@@ -149,16 +149,20 @@ def tokenizer_for(found: Found, vocabulary: int) -> ClipTokenizer:
 
     Raises Problem where that has more tokens than the network.
     """
-    folder = found.path if found.path.is_dir() else found.path.parent
+    folder, whose = found.path if found.path.is_dir() else found.path.parent, "its tokenizer"
     if "tokenizer" in found.told:
         tokenizer = ClipTokenizer.from_folder(found.told["tokenizer"])
     else:
         kinds = ("vocab.json", "tokenizer.json")
         there = [f for f in (folder, folder.parent / "tokenizer") if any((f / kind).is_file() for kind in kinds)]
         tokenizer = ClipTokenizer.from_folder(there[0]) if there else ClipTokenizer.shipped()
+        if not there:
+            whose = f"{folder} holds no tokenizer, and the shipped one, OpenAI's, knows"
+        if not there and found.path.is_dir():
+            found.notes.append(f"{folder} holds no tokenizer: taken is OpenAI's, which is shipped")
     if max(len(tokenizer) - 1, tokenizer.end) >= vocabulary:
         raise Problem(
-            f"{found.path} knows {vocabulary} tokens, its tokenizer {len(tokenizer)}: "
+            f"{found.path} knows {vocabulary} tokens, {whose} {len(tokenizer)}: "
             "tokenizer=FOLDER says where the right vocab.json and merges.txt are"
         )
     return tokenizer

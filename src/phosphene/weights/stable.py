@@ -299,6 +299,11 @@ def _tokenizer(found: Found, transformer: TextTransformer, folder: Path | None =
         if len(tokenizer) > rows:
             raise Problem(f"{folder} knows {len(tokenizer)} tokens, the text encoder {rows}")
         return tokenizer
-    if rows < 49408:
-        raise Problem(f"{found.path}: a text encoder of {rows} words wants its tokenizer's folder, tokenizer=…")
+    if rows < 49408:  # OpenAI's
+        raise Problem(
+            f"{beside} is missing, or holds neither vocab.json and merges.txt nor tokenizer.json, which a text encoder "
+            f"of {rows} tokens wants: tokenizer=FOLDER says where they are"
+        )
+    if folder is not None:
+        found.notes.append(f"{folder} is missing, or holds no tokenizer: taken is OpenAI's, which is shipped")
     return ClipTokenizer.shipped()

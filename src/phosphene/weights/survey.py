@@ -1,4 +1,7 @@
-"""survey: what a foreign checkpoint is and becomes, from its keys, shapes and configurations; no weights are read."""
+"""survey: what a foreign checkpoint is and becomes, from its keys, shapes and configurations; no weights are read.
+
+outline: of one that cannot be loaded as it lies there, at least what is there, and what is not.
+"""
 
 from __future__ import annotations
 
@@ -55,6 +58,37 @@ def survey(path: str | Path, told: Mapping[str, Any] | None = None) -> Survey:
     name = family.__name__.rpartition(".")[2]
     what = f"{found.kind or 'a file'} of the family {name!r}, read as {type(part).__name__}"
     return Survey(found.path, what, weights, _dtypes(weights), _parts(part), remarks(found), dict(family.OPTIONS))
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What there is of a checkpoint.
+
+    what     its kind, as its configuration has it
+    files    (file, kind of what it is in, {dtype: how many numbers}) of those that hold weights
+    missing  what its own list of contents names and is not there, a line each
+    """
+
+    path: Path
+    what: str
+    files: list[tuple[Path, str, dict[str, int]]]
+    missing: list[str]
+
+
+def outline(path: str | Path) -> Outline:
+    """What lies at a path, whether or not it makes a whole. Raises Problem where nothing of it can be read."""
+    found = look(path)
+    if found is None:
+        raise Problem(f"{path} is a bundle of ours, which describes itself")
+    missing, parts = [], {found.path: found.kind}
+    for name, named in found.config.items() if found.path.is_dir() else ():
+        if not isinstance(named, list) or len(named) != 2 or not all(isinstance(n, str) for n in named):
+            continue  # no part of a pipeline: [library, class]
+        parts[found.path / name] = named[1]
+        if not (found.path / name).is_dir():
+            missing.append(f"{name}, a {named[1]}: there is no folder {found.path / name}")
+    there = [(file, parts.get(file.parent, found.kind)) for file in _weights(found)]
+    return Outline(found.path, found.kind or "a file", [(file, kind, _dtypes([file])) for file, kind in there], missing)
 
 
 def _weights(found: Found) -> list[Path]:
