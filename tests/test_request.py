@@ -9,6 +9,7 @@ from PIL import Image
 
 import phosphene
 from phosphene import receipt, request
+from phosphene.diffusion.noise import Between
 from phosphene.errors import Problem
 from phosphene.request import paired
 from phosphene.runtime import choose_device, prepare_for_sampling
@@ -110,6 +111,15 @@ def test_the_loop_over_previews(tiny_model):
 def test_what_cannot_be_is_a_problem(tiny_model, options, says):
     with pytest.raises(Problem, match=says):
         phosphene.generate("a fox", seed=1, **{"model": tiny_model, **options})
+
+
+def test_a_prompt_longer_than_a_receipt_may_say_is_refused_at_once(tiny_model):
+    for prompt, options in (("fox" * 100_000, {}), ("fox", {"negative": "x" * 20_001})):
+        with pytest.raises(Problem, match=r"prompt of (300,000|20,001) characters, .*at most 20,000"):
+            phosphene.generate(prompt, model=tiny_model, seed=1, steps=1, **options)
+    between = Between("fox", "x" * 20_001, 0.5)
+    with pytest.raises(Problem, match="20,001 characters"):
+        list(request.Studio(tiny_model).make([(between, 1)], {"steps": 1}))
 
 
 def test_a_size_that_the_autoencoder_cannot_halve_is_a_problem(tiny_model):

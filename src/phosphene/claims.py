@@ -12,7 +12,7 @@ from phosphene import __version__
 from phosphene.canvas import LARGEST
 from phosphene.diffusion.samplers import SAMPLERS
 from phosphene.errors import Problem
-from phosphene.request import HIGHEST_SEED
+from phosphene.request import HIGHEST_SEED, LONGEST
 from phosphene.runtime import PRECISIONS
 
 Receipt = dict[str, Any]
@@ -42,7 +42,7 @@ def _file(value: Any) -> bool:
 
 
 def _prompt(value: Any) -> bool:
-    return value is None or _text(20_000)(value) or _number(0, 10**9, int)(value)
+    return value is None or _text(LONGEST)(value) or _number(0, 10**9, int)(value)
 
 
 def _plain(value: Any) -> bool:

@@ -31,6 +31,7 @@ from phosphene.weights.load import load, look, words_told
 
 BATCH, PIXELS = 16, 2**20  # at once, pictures and their pixels; a picture does not depend on it
 HIGHEST_SEED = 2**63 - 1
+LONGEST = 20_000  # characters of a prompt, as many as a receipt may say
 
 
 @dataclass(frozen=True)
@@ -262,6 +263,8 @@ class Studio:
         `watch(first picture of the batch, preview)` sees every step.
         """
         options = {name: value for name, value in options.items() if value is not None}
+        for prompt in (*(each for each, _ in pairs), options.get("negative"), options.get("invert")):
+            _not_too_long(prompt)
         source = {} if canvas is None else self._source(canvas, options)
         check(options)
         said = {**options, **({} if canvas is None else canvas.receipt)}
@@ -320,6 +323,12 @@ def _found(model: str | Path) -> tuple[Path, str]:
     found = look(model)
     path = bundle.find(model) if found is None else found.path
     return path, bundle.fingerprint(path)
+
+
+def _not_too_long(prompt: Any) -> None:
+    for each in prompt[:2] if isinstance(prompt, Between) else prompt if isinstance(prompt, list) else [prompt]:
+        if isinstance(each, str) and len(each) > LONGEST:
+            raise Problem(f"a prompt of {len(each):,} characters, {each[:20]!r}…: at most {LONGEST:,} are read")
 
 
 def _several(files: str | Path | Sequence[str | Path]) -> list[str | Path]:

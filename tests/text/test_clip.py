@@ -1,6 +1,7 @@
 """CLIP's tokenizer and text encoder, against OpenAI's recorded ids and transformers' models."""
 
 import json
+import time
 
 import pytest
 import torch
@@ -275,6 +276,15 @@ def test_long_prompts(encoder):
     assert ids[73] == encoder.tokenizer.comma
     moved = encoder([emphasised(f"{split(ids[:74])} BREAK {split(ids[74:])}")])
     assert torch.allclose(first, moved.tokens, atol=1e-6)
+
+
+def test_an_absurdly_long_prompt_is_cut_into_chunks_in_no_time(encoder):
+    """In time that grows with its length, not with the square of it."""
+    text = "".join("etaoin shrdlu"[i * i % 13] for i in range(300_000))
+    began = time.process_time()
+    chunks = encoder._chunks(text)
+    assert time.process_time() - began < 10
+    assert [token.id for chunk in chunks for token in chunk] == encoder.tokenizer.ids(text)
 
 
 @torch.no_grad()

@@ -102,6 +102,12 @@ def test_bare():
     assert words == ["a", "red", "cat", "dog", "fox"]
 
 
+def test_breaks_take_the_blanks_beside_them():
+    said = emphasised(" a \n BREAK  b BREAK\tBREAK c ")
+    assert [[f.text for f in chunk] for chunk in said.chunks] == [[" a"], ["b"], [], ["c "]]
+    assert [f.text for chunk in emphasised("a BREAKFAST").chunks for f in chunk] == ["a BREAKFAST"]
+
+
 def test_nothing_hangs_or_breaks():
     """Deep, long and unbalanced prompts take no time to speak of, and at worst are a Problem."""
     began = time.monotonic()
@@ -111,6 +117,8 @@ def test_nothing_hangs_or_breaks():
         for text in ("(" * 101 + ")" * 101, "[|" * 20_000 + "]" * 10):
             with pytest.raises(Problem, match="100 brackets"):
                 read(text)
+    for text in ("a" + " " * 40_000 + "b", "(a:" + "1" * 40_000, "a:" + " " * 40_000 + "b AND c"):
+        assert str(emphasised(text)) == text.lstrip("(") and len(subprompts(text)) < 3
     assert at_steps("[a:b:" + "9" * 400 + "]", 2) == ["a", "a"]
     assert at_steps("[a:b:-" + "9" * 400 + ".]", 1) == ["b"]
     assert time.monotonic() - began < 10

@@ -279,11 +279,11 @@ class ClipTextEncoder(nn.Module):
         """The tokens of some fragments, those that belong together as one list."""
         known = sorted(((self.tokenizer.ids(t), v) for t, v in self.words.items()), key=lambda k: -len(k[0]))
         for text, weight in fragments:
-            ids = self.tokenizer.ids(text)
-            while ids:
-                trigger, vectors = next((k for k in known if k[0] and ids[: len(k[0])] == k[0]), ([], None))
-                yield [Token(ids[0], weight)] if vectors is None else [Token(0, weight, v) for v in vectors]
-                ids = ids[len(trigger) or 1 :]
+            ids, i = self.tokenizer.ids(text), 0
+            while i < len(ids):
+                trigger, vectors = next((k for k in known if k[0] and ids[i : i + len(k[0])] == k[0]), ([], None))
+                yield [Token(ids[i], weight)] if vectors is None else [Token(0, weight, v) for v in vectors]
+                i += len(trigger) or 1
 
     def _ids(self, chunks: Sequence[list[Token]]) -> Tensor:
         ids = torch.full((len(chunks), self.transformer.length), self.pad)

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from ..errors import Problem
 
-NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)"
+NUMBER = r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)"  # read in one way only: no search is ever quadratic
 DEEPEST = 100  # brackets within brackets
 
 # Emphasis ------------------------------------------------------------------------------------------------------------
@@ -89,12 +89,21 @@ def emphasised(text: str) -> Emphasised:
         elif mark["escaped"] is not None:
             said.append((mark["escaped"], 1.0))
         else:
-            first, *rest = re.split(r"\s*\bBREAK\b\s*", mark[0])
-            said += [(first, 1.0), *((t, 1.0) for r in rest for t in (None, r))]
+            said += [(t, 1.0) for t in _broken(mark[0])]
     for bracket, factor in (("(", UP), ("[", DOWN)):
         while opened[bracket]:
             close(bracket, factor)
     return Emphasised(tuple(_chunks(said)))
+
+
+def _broken(text: str) -> Iterator[str | None]:
+    """What stands between the BREAKs, without the blanks beside them, and None for each BREAK."""
+    parts = re.split(r"\bBREAK\b", text)
+    for i, stretch in enumerate(parts):
+        if i:
+            yield None
+            stretch = stretch.lstrip()
+        yield stretch if i == len(parts) - 1 else stretch.rstrip()
 
 
 def _not_too_deep(brackets: int) -> None:
