@@ -341,6 +341,15 @@ def test_headers_of_safetensors_must_make_sense(tmp_path, header, says):
     refused(written(tmp_path / "h.safetensors", header, bytes(8)), says)
 
 
+def test_a_header_that_is_too_large_is_said_to_be(tmp_path):
+    """And why; what merely begins with a large number is no .safetensors file."""
+    path = tmp_path / "h.safetensors"
+    path.write_bytes((files.MAX_HEADER + 2**20).to_bytes(8, "little") + b'{"a": ')
+    refused(path, r"announces a .safetensors header of 65 MB; at most 64 MB are read, as .* into memory whole")
+    path.write_bytes((files.MAX_HEADER + 2**20).to_bytes(8, "little") + b"weights")
+    refused(path, "no .safetensors file and no PyTorch pickle")
+
+
 def test_archives_must_be_whole_and_of_honest_size(tmp_path):
     path = tmp_path / "z.pt"
 

@@ -235,8 +235,13 @@ def header(path: Path, data: mmap.mmap) -> tuple[dict[str, Stored], dict[str, st
     if size < 8:
         raise Problem(f"{path} has {size} bytes; a .safetensors file was expected")
     length = int.from_bytes(start[:8], "little")
-    if length > MAX_HEADER:
+    if length > MAX_HEADER and not _is_safetensors(start[:9]):
         raise Problem(f"{path} is {guess(start)}")
+    if length > MAX_HEADER:
+        raise Problem(
+            f"{path} announces a .safetensors header of {length / 2**20:,.0f} MB; at most {MAX_HEADER >> 20} MB are "
+            "read, as a header is taken into memory whole: it names some 600,000 tensors, far more than a model has"
+        )
     if 8 + length > size:
         raise Problem(f"{path} is truncated: its header alone takes {8 + length} bytes, the file has {size}")
     announced = parsed(path, data[8 : 8 + length], "its header")
