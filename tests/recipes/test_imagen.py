@@ -9,7 +9,7 @@ import phosphene
 from phosphene.data.scenes import Scenes
 from phosphene.nets.efficient_unet import EfficientUNet
 from phosphene.receipt import read
-from phosphene.recipes import RECIPES, emoji
+from phosphene.recipes import RECIPES
 from phosphene.systems.ddpm import Ddpm
 from phosphene.systems.imagen import ImagenUpscaler
 from phosphene.text.hugging import HuggingEncoder
@@ -87,7 +87,8 @@ def test_words_by_t5(clip, shared, tmp_path):
 
 def test_emoji_of_the_same_parts(clip, monkeypatch, tmp_path):
     """64 → 128, with scenes for emoji: one step of each."""
-    monkeypatch.setattr(emoji, "rows", lambda *_, **__: Scenes(64, 4))
+    source = "phosphene.recipes.emoji.shared.source_of"
+    monkeypatch.setattr(source, lambda _, split, **__: Scenes(64, 4) if split == "train" else None)
     how = dict(steps=1, batch=2, width=16)
     trained("emoji.imagen", tmp_path / "emoji.imagen", clip=clip, **how)
     trained("emoji.imagen_upscale", tmp_path / "emoji.imagen_upscale", **how)  # the base lies beside it

@@ -8,7 +8,7 @@ import torch
 import phosphene
 from phosphene.data.scenes import Scenes, render
 from phosphene.data.scenes.judge import evaluation_scenes
-from phosphene.recipes import RECIPES, emoji
+from phosphene.recipes import RECIPES
 from phosphene.systems.unclip import Unclip, UnclipDecoder
 from phosphene.systems.upscale import Upscaler
 
@@ -77,7 +77,8 @@ def test_unclip_on_scenes(tmp_path):
 
 def test_emoji_of_the_same_parts(monkeypatch, tmp_path):
     """64 → 128 through the prior, with scenes for emoji: one step of each."""
-    monkeypatch.setattr(emoji, "rows", lambda *_, **__: Scenes(64, 4))
+    source = "phosphene.recipes.emoji.shared.source_of"
+    monkeypatch.setattr(source, lambda _, split, **__: Scenes(64, 4) if split == "train" else None)
     trained("scenes.clip", tmp_path, steps=1, batch=4, pictures=8, width=32, held=0, size=64)
     how = dict(steps=1, batch=2)
     trained("emoji.unclip", tmp_path, clip=tmp_path / "scenes.clip", width=16, **how)

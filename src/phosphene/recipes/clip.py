@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from phosphene.recipes.base import Plan, recipe
-from phosphene.recipes.emoji import STYLES, held_rows, rows
+from phosphene.recipes.emoji.shared import STYLES, held_rows, rows
 
 if TYPE_CHECKING:
     from PIL import Image

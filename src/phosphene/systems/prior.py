@@ -146,17 +146,9 @@ class DiffusionPrior(ClipPrior):
         return Loss(total, {"loss": total.detach()})
 
     def predicted(
-        self,
-        text_emb: Tensor,
-        cond: Cond,
-        drawn: Drawn,
-        guidance: float,
-        candidates: int | None = None,
-        steps: int | None = None,
-        sampler: str | None = None,
-        spacing: str | None = None,
-        **options: Any,
-    ) -> Tensor:
+        self, text_emb: Tensor, cond: Cond, drawn: Drawn, guidance: float, candidates: int | None = None,
+        steps: int | None = None, sampler: str | None = None, spacing: str | None = None, **options: Any,
+    ) -> Tensor:  # fmt: skip
         """z_i (B, dim): of the candidates, made of noise of (candidates, dim), the nearest to z_t.
 
         options   the sampler's own, such as eta

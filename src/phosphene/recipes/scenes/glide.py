@@ -6,10 +6,10 @@ Each recipe after the first takes the bundle of the one before and writes a whol
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from phosphene.recipes.base import Plan, check_choice, every, recipe, source_of
-from phosphene.recipes.scenes.latent import PROMPTS
+from phosphene.recipes.scenes.latent import PROMPTS, reading
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,19 +47,14 @@ def glide(
     pictures  how many scenes are drawn to learn from
     judged    how many pictures of one object the exact parser reads at the end, enlarged by bicubic; 0 is none
     """
-    from phosphene.data.batches import Batches, cached
-    from phosphene.recipes.cascade import Reduced, glide_base, glide_words
-    from phosphene.recipes.grids import grid_of
+    from phosphene.recipes.cascade import Reduced, glide_base, glide_words, plan_of
 
     words = glide_words(clip, 6 * width, begin=not scratch)
     system = glide_base(words, size, (width, 2 * width, 4 * width), (0, 1, 1))
     scenes = Reduced(source_of(data, size=2 * size, n=pictures), size)
-    batches = cached(Batches(scenes, size=size, batch=batch, seed=seed, drop=drop))
     settings = dict(steps=steps, lr=lr, seed=seed, sample_every=every(steps, 2), score_every=every(steps, 3))
-    return Plan(
-        system, batches, settings, sample=grid_of(PROMPTS * 2, steps=20),
-        score=lambda it: {"right": read_enlarged(it, min(judged, 40)).rate} if judged else {},
-        report=lambda it: [f"- enlarged by bicubic, one object: right {read_enlarged(it, judged)}"] if judged else [],
+    return plan_of(
+        system, scenes, size, batch, settings, drop, PROMPTS * 2, dict(steps=20), **reading_enlarged(judged),
         card="# scenes.glide\n\nGLIDE's base: scenes of 16×16 pixels, from words in English and Chinese.",
     )  # fmt: skip
 
@@ -89,22 +84,14 @@ def glide_upscale(
     pictures  how many scenes are drawn to learn from
     judged    how many pictures of one object the exact parser reads at the end, of unseen pairs two fifths; 0 is none
     """
-    from phosphene.data.batches import Batches, cached
-    from phosphene.recipes.cascade import glide_upscaler, glide_words_again
-    from phosphene.recipes.grids import grid_of
-    from phosphene.recipes.scenes.latent import read_back
-    from phosphene.recipes.scores import right_objects
-    from phosphene.systems.cascade import Cascade
+    from phosphene.recipes.cascade import after, glide_upscaler, plan_of, stages_of
 
-    base = glide.stages[0] if isinstance(glide, Cascade) else glide
-    words = glide_words_again(base.encoder, 6 * width)
-    system = glide_upscaler(words, size, base.size, (width, 2 * width, 4 * width), (0, 0, 1))
-    batches = cached(Batches(source_of(data, size=size, n=pictures), size=size, batch=batch, seed=seed, drop=drop))
+    base = stages_of(glide)[0]
+    system = glide_upscaler(base, size, (width, 2 * width, 4 * width), (0, 0, 1), 6 * width)
     settings = dict(steps=steps, lr=lr, seed=seed, sample_every=every(steps, 2), score_every=every(steps, 2))
-    return Plan(
-        system, batches, settings, whole=lambda it: Cascade([base, it]),
-        sample=grid_of(PROMPTS * 2, steps=[20, 10]), score=right_objects(min(judged, 40)),
-        report=lambda it: read_back(it, judged, kinds=("single", "unseen")),
+    return plan_of(
+        system, source_of(data, size=size, n=pictures), size, batch, settings, drop, PROMPTS * 2,
+        dict(steps=[20, 10]), whole=after(base), **reading(judged),
         card="# scenes.glide_upscale\n\nGLIDE: scenes of 16×16 pixels and their enlargement, from words.",
     )  # fmt: skip
 
@@ -135,18 +122,16 @@ def glide_inpaint(
     judged    how many erased objects are drawn again at the end, to be read by the exact parser, and two fifths of
               so many of two; 0 is none
     """
-    from phosphene.data.batches import Batches, cached
-    from phosphene.recipes.cascade import Reduced
+    from phosphene.recipes.cascade import Reduced, plan_of
     from phosphene.systems.glide import inpainting
 
     index = check_choice("stage", stage, {"base": 0, "upscale": 1})
     system = inpainting(glide.stages[index])
     scenes = source_of(data, size=glide.size, n=pictures)
     source = scenes if index else Reduced(scenes, system.size)
-    batches = cached(Batches(source, size=system.size, batch=batch, seed=seed, drop=drop))
     settings = dict(steps=steps, lr=lr, seed=seed, score_every=every(steps, 2))
-    return Plan(
-        system, batches, settings, whole=lambda it: glide.swapped(index, it),
+    return plan_of(
+        system, source, system.size, batch, settings, drop, whole=lambda it: glide.swapped(index, it),
         score=lambda it: {"filled": filled(it, min(judged, 40)).rate} if judged else {},
         report=lambda it: [
             f"- {what}, erased and drawn again: right {filled(it, n, kind=kind)}"
@@ -183,34 +168,38 @@ def glide_like(
     """
     import copy
 
-    from phosphene.data.batches import Batches, cached
     from phosphene.parts import again
+    from phosphene.recipes.cascade import plan_of
     from phosphene.systems.glide import ClipEncoder, Likeness
 
     base = copy.deepcopy(glide.stages[0])
     sees = base.denoiser.net.arguments
     encoder = ClipEncoder(clip, clip.arguments["width"], sees["vector_dim"], sees["context_dim"])
     system = again(base, Likeness, encoder=encoder)
-    batches = cached(
-        Batches(source_of(data, size=glide.size, n=pictures), size=glide.size, batch=batch, seed=seed, drop=drop)
-    )
+    scenes = source_of(data, size=glide.size, n=pictures)
     settings = dict(steps=steps, lr=lr, seed=seed, score_every=every(steps, 2))
-    return Plan(
-        system, batches, settings, whole=lambda it: glide.swapped(0, it),
+    return plan_of(
+        system, scenes, glide.size, batch, settings, drop, whole=lambda it: glide.swapped(0, it),
         score=lambda it: {"alike": alike(it, min(judged, 40))["alike"]} if judged else {},
         report=lambda it: [f"- of {judged} test scenes: {_shares(alike(it, judged))}"] if judged else [],
         card="# scenes.glide_like\n\nGLIDE's base, told a picture by its CLIP embedding.",
     )  # fmt: skip
 
 
-def read_enlarged(system: System, n: int) -> Score:
-    """How the exact parser reads n pictures of one object by a base, enlarged by bicubic: it reads none below 32×32."""
+def reading_enlarged(judged: int) -> dict[str, Any]:
+    """A plan's score and report: the exact parser's, which reads none below 32×32, of one object, by bicubic."""
     from phosphene.data.scenes import evaluate_prompts, score
     from phosphene.recipes.cascade import enlarged
     from phosphene.recipes.grids import made_of
 
-    prompts = evaluate_prompts("single", n)
-    return score(prompts, enlarged(made_of(system, prompts)), "single")
+    def read(system: System, n: int) -> Score:
+        prompts = evaluate_prompts("single", n)
+        return score(prompts, enlarged(made_of(system, prompts)), "single")
+
+    return dict(
+        score=lambda it: {"right": read(it, min(judged, 40)).rate} if judged else {},
+        report=lambda it: [f"- enlarged by bicubic, one object: right {read(it, judged)}"] if judged else [],
+    )
 
 
 def filled(system: System, n: int, seed: int = 0, kind: str = "single") -> Score:

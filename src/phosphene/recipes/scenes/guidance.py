@@ -97,16 +97,14 @@ def _tower(numbers: int, size: int, width: int):
 
 def _judge(system, data, size, batch, steps, lr, pictures, judged, seed, card) -> Plan:
     """The plan of a judge of noisy pictures; how often it is right, at several levels of noise, is its report."""
-    from phosphene.data.batches import Batches, cached
-    from phosphene.recipes.cascade import Reduced
+    from phosphene.recipes.cascade import Reduced, plan_of
 
     source = Reduced(source_of(data, size=2 * size, n=pictures), size)
-    batches = cached(Batches(source, size=size, batch=batch, seed=seed, drop=0.0))
     held = held_out(size, judged) if judged else None
     some = None if held is None else (held[0][:200], held[1][:200])
     settings = dict(steps=steps, lr=lr, weight_decay=0.05, seed=seed, score_every=every(steps))
-    return Plan(
-        system, batches, settings, card=card,
+    return plan_of(
+        system, source, size, batch, settings, drop=0.0, card=card,
         score=None if some is None else lambda it: {f"right at {t}": right(it, *some, t).value for t in (0.2, 0.6)},
         report=lambda it: [] if held is None else told_at(it, *held),
     )  # fmt: skip

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from phosphene.recipes.base import Plan, every, recipe, source_of
-from phosphene.recipes.scenes.glide import DATA, read_enlarged
-from phosphene.recipes.scenes.latent import PROMPTS
+from phosphene.recipes.scenes.glide import DATA, reading_enlarged
+from phosphene.recipes.scenes.latent import PROMPTS, reading
 
 
 @recipe(clip="scenes.clip")
@@ -41,20 +41,15 @@ def imagen(
     pictures  how many scenes are drawn to learn from
     judged    how many pictures of one object the exact parser reads at the end, enlarged by bicubic; 0 is none
     """
-    from phosphene.data.batches import Batches, cached
-    from phosphene.recipes.cascade import Reduced, imagen_base, imagen_words
-    from phosphene.recipes.grids import grid_of
+    from phosphene.recipes.cascade import Reduced, imagen_base, imagen_words, plan_of
     from phosphene.text.hugging import HuggingEncoder
 
     words = imagen_words(HuggingEncoder(t5) if t5 else clip.text, 6 * width)
     system = imagen_base(words, size, (width, 2 * width, 4 * width), (0, 1, 1), quantile)
     scenes = Reduced(source_of(data, size=2 * size, n=pictures), size)
-    batches = cached(Batches(scenes, size=size, batch=batch, seed=seed, drop=drop))
     settings = dict(steps=steps, lr=lr, seed=seed, sample_every=every(steps, 2), score_every=every(steps, 3))
-    return Plan(
-        system, batches, settings, sample=grid_of(PROMPTS * 2),
-        score=lambda it: {"right": read_enlarged(it, min(judged, 40)).rate} if judged else {},
-        report=lambda it: [f"- enlarged by bicubic, one object: right {read_enlarged(it, judged)}"] if judged else [],
+    return plan_of(
+        system, scenes, size, batch, settings, drop, PROMPTS * 2, **reading_enlarged(judged),
         card="# scenes.imagen\n\nImagen's base: scenes of 16×16 pixels, from words in English and Chinese.",
     )  # fmt: skip
 
@@ -89,21 +84,12 @@ def imagen_upscale(
     pictures  how many scenes are drawn to learn from
     judged    how many pictures of one object the exact parser reads at the end, of unseen pairs two fifths; 0 is none
     """
-    from phosphene.data.batches import Batches, cached
-    from phosphene.recipes.cascade import imagen_upscaler
-    from phosphene.recipes.grids import grid_of
-    from phosphene.recipes.scenes.latent import read_back
-    from phosphene.recipes.scores import right_objects
-    from phosphene.systems.cascade import Cascade
+    from phosphene.recipes.cascade import after, imagen_upscaler, plan_of
 
-    before = list(imagen.stages) if isinstance(imagen, Cascade) else [imagen]
-    text = before[0].encoder.text
-    system = imagen_upscaler(text, size, before[-1].size, (width, 2 * width, 4 * width), (1, 2, 3), level)
-    batches = cached(Batches(source_of(data, size=size, n=pictures), size=size, batch=batch, seed=seed, drop=drop))
+    system = imagen_upscaler(imagen, size, (width, 2 * width, 4 * width), (1, 2, 3), level)
     settings = dict(steps=steps, lr=lr, seed=seed, sample_every=every(steps, 2), score_every=every(steps, 2))
-    return Plan(
-        system, batches, settings, whole=lambda it: Cascade([*before, it]),
-        sample=grid_of(PROMPTS * 2), score=right_objects(min(judged, 40)),
-        report=lambda it: read_back(it, judged, kinds=("single", "unseen")),
+    return plan_of(
+        system, source_of(data, size=size, n=pictures), size, batch, settings, drop, PROMPTS * 2,
+        whole=after(imagen), **reading(judged),
         card="# scenes.imagen_upscale\n\nImagen: scenes of 16×16 pixels and their enlargement, from words.",
     )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from phosphene.recipes.base import Plan, every, recipe, source_of
 
@@ -69,6 +70,15 @@ def latent(
         report=lambda it: read_back(it, judged),
         card="# scenes.latent\n\nColoured shapes in relations, from words in English and Chinese.", dtype="bf16",
     )  # fmt: skip
+
+
+def reading(judged: int) -> dict[str, Any]:
+    """A plan's score, and its report: what the exact parser reads of one object, and of pairs that were not seen."""
+    from phosphene.recipes.scores import right_objects
+
+    return dict(
+        score=right_objects(min(judged, 40)), report=lambda it: read_back(it, judged, kinds=("single", "unseen"))
+    )
 
 
 def read_back(system, n: int, seed: int = 0, kinds: Sequence[str] | None = None) -> list[str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from phosphene.recipes.base import Plan, every, recipe, source_of
 from phosphene.recipes.scenes.glide import DATA
-from phosphene.recipes.scenes.latent import PROMPTS
+from phosphene.recipes.scenes.latent import PROMPTS, reading
 
 if TYPE_CHECKING:
     from phosphene.data.scenes import Score
@@ -43,22 +43,13 @@ def unclip(
     pictures  how many scenes are drawn to learn from
     judged    how many pictures of one object the exact parser reads at the end, enlarged by bicubic; 0 is none
     """
-    from phosphene.data.batches import Batches, cached
-    from phosphene.nets.components import Components
-    from phosphene.recipes.cascade import unclip_decoder
-    from phosphene.recipes.grids import grid_of
-    from phosphene.recipes.parts import some_of
-    from phosphene.systems.unclip import Unclip
+    from phosphene.recipes.cascade import plan_of_decoder, unclip_decoder
 
     system = unclip_decoder(clip, size, (width, 2 * width, 4 * width), (0, 1, 1), begin=not scratch)
-    batches = cached(
-        Batches(source_of(data, size=2 * size, n=pictures), size=2 * size, batch=batch, seed=seed, drop=drop)
-    )
-    components = Components.of(clip.embed_image(some_of(batches, 4096)))
+    scenes = source_of(data, size=2 * size, n=pictures)
     settings = dict(steps=steps, lr=lr, seed=seed, sample_every=every(steps, 2), score_every=every(steps, 3))
-    return Plan(
-        system, batches, settings, whole=lambda it: Unclip([it], None, components),
-        sample=grid_of(PROMPTS * 2, steps=20),
+    return plan_of_decoder(
+        system, scenes, 2 * size, batch, settings, drop, PROMPTS * 2, dict(steps=20),
         score=lambda it: {"right": told(it, min(judged, 40)).rate} if judged else {},
         report=lambda it: what_tells(it, judged),
         card="# scenes.unclip\n\nunCLIP's decoder: scenes of 16×16 pixels, from what CLIP sees and from words.",
@@ -98,22 +89,14 @@ def unclip_upscale(
     pictures  how many scenes are drawn to learn from
     judged    how many pictures of one object the exact parser reads at the end, of unseen pairs two fifths; 0 is none
     """
-    from phosphene.data.batches import Batches, cached
-    from phosphene.recipes.cascade import unclip_upscaler
-    from phosphene.recipes.grids import grid_of
-    from phosphene.recipes.scenes.latent import read_back
-    from phosphene.recipes.scores import right_objects
-    from phosphene.systems.unclip import Unclip, joined
+    from phosphene.recipes.cascade import after_unclip, plan_of, unclip_upscaler
 
     system = unclip_upscaler(size, unclip.size, (width, 2 * width, 4 * width), blurred=blurred, noised=noised)
-    batches = cached(Batches(source_of(data, size=size, n=pictures), size=size, batch=batch, seed=seed))
     settings = dict(steps=steps, lr=lr, seed=seed, sample_every=every(steps, 2), score_every=every(steps, 2))
-    prior = joined(prior, unclip.stages[0])
     few = [20] + [10] * len(unclip.stages)
-    return Plan(
-        system, batches, settings, whole=lambda it: Unclip([*unclip.stages, it], prior, unclip.components),
-        sample=grid_of(PROMPTS * 2, steps=few), score=right_objects(min(judged, 40)),
-        report=lambda it: read_back(it, judged, kinds=("single", "unseen")),
+    return plan_of(
+        system, source_of(data, size=size, n=pictures), size, batch, settings, prompts=PROMPTS * 2,
+        grid=dict(steps=few), whole=after_unclip(unclip, prior), **reading(judged),
         card="# scenes.unclip_upscale\n\nunCLIP: words, what CLIP would see, and scenes of 32×32 pixels.",
     )  # fmt: skip
 
