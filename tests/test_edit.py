@@ -176,6 +176,7 @@ def test_edit_says_what_cannot_be(told, tiny_model, source, tmp_path):
         (["--mask", tmp_path / "black.png"], "mask is empty"),
         (["--mask", "alpha"], "nothing transparent"),
         (["--expand", "up=3"], "side to expand 'up'"),
+        (["--size", "0"], "size=(0, 0)"),
         (["--strenght", 1], "did you mean '--strength'"),
         (["-n", 2, "--out", tmp_path / "a.png"], "is one file"),
     ]:

@@ -92,6 +92,8 @@ def prepare(
     if where is not None:
         where = where.resize(original.size, Image.Resampling.BOX)  # what is far from white stays black
     if size is not None:
+        if min(size) < 1:
+            raise Problem(f"size={size}: (height, width) in pixels was expected")
         receipt["fitted"] = {"width": size[1], "height": size[0]}
         original, where = (None if it is None else fitted(it, size, "center") for it in (original, where))
     sides = margins(expand)

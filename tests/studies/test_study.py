@@ -66,6 +66,8 @@ def test_it_trains_what_is_missing_once_and_writes_what_it_found(toy, tmp_path, 
 
 def test_what_cannot_be_is_said(toy, tmp_path, capsys):
     assert main(["study", "guidnce"]) == 2 and main(["study", "toy", "--runs", str(tmp_path), "-n", "1"]) == 2
+    (tmp_path / "study.toy").write_text("a file")
+    assert main(["study", "toy", "--runs", str(tmp_path)]) == 2 and toy == []  # said before anything is trained
     assert main(["study", "toy", "prediction"]) == 2
     assert "unknown study 'guidnce'" in capsys.readouterr().err.splitlines()[0]
 

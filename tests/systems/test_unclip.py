@@ -260,6 +260,16 @@ def test_a_picture_is_what_it_means_and_the_noise_that_makes_it(unclip):
     assert torch.equal(base(1.0, 1, guidance=[decoder.guidance, None]), others[0])
 
 
+def test_the_noise_is_found_told_what_clip_sees(unclip, monkeypatch):
+    """And no words: told nothing, or another's z_i, DDIM would find another noise."""
+    told, read = [], unclip.stages[0].encoder.forward
+    monkeypatch.setattr(unclip.stages[0].encoder, "forward", lambda prompts: told.append(prompts) or read(prompts))
+    at = unclip.latent(eight().image[:2], steps=2)
+    said = [prompt for prompts in told for prompt in prompts if prompt is not None]  # None: the null prompt
+    assert [str(prompt) for prompt in said] == ["", ""]
+    assert torch.equal(torch.stack([prompt.image_emb for prompt in said]), at.image_emb)
+
+
 def test_variations_through_all_stages(unclip):
     pictures, how = eight().image[:2], dict(steps=[3, 2])
     previews = list(unclip.generate([None] * 2, seeds=[1, 2], image=pictures[:1], **how))
@@ -305,6 +315,7 @@ def test_words_turn_what_is_meant(unclip):
     angle = (at.image_emb * diff).sum().acos()
     torch.testing.assert_close((turned.image_emb * diff).sum(), (0.7 * angle).cos())
     assert torch.equal(turned.noise, at.noise)
+    assert torch.equal(at.turned(unclip.text_diff([after], [after]), 0.3).image_emb, at.image_emb)  # nothing new said
     how = dict(steps=[3, 2], image=picture)
     want = list(unclip.decode(turned, seeds=[1], eta=0.0, steps=[3, 2]))[-1].picture()
     assert near(generated(unclip, [after], [1], invert=[before], **how), want)
@@ -344,6 +355,9 @@ def test_a_picture_told_by_its_first_components(unclip):
         ({"image": torch.zeros(1, 3, 32, 32), "mask": torch.ones(1, 1, 32, 32)}, "no mask"),
         ({"image": torch.zeros(3, 3, 32, 32)}, "3 pictures"),
         ({"image": torch.zeros(1, 3, 32, 32), "components": 99}, "components=99"),
+        ({"image": torch.zeros(1, 3, 32, 32), "strength": 0.4}, "how far unCLIP goes"),
+        ({"image": torch.zeros(1, 3, 32, 32), "invert": ["a red circle"]}, "give words"),
+        ({"image": torch.zeros(1, 3, 32, 32), "prompts": ["a", ""], "seeds": [1, 2]}, "for all or for none"),
         ({"image": torch.zeros(1, 3, 32, 32), "colour": "red"}, "colour"),
         ({"seeds": [1, 2]}, "2 seeds"),
         ({"steps": [1, 2, 3]}, "each of 2 stages"),
@@ -353,7 +367,7 @@ def test_a_picture_told_by_its_first_components(unclip):
 )
 def test_what_cannot_be(unclip, wrong, says):
     with pytest.raises(Problem, match=says):
-        generated(unclip, [None], **{"seeds": [1], "steps": [2, 1], **wrong})
+        generated(unclip, **{"prompts": [None], "seeds": [1], "steps": [2, 1], **wrong})
 
 
 def test_both_halves_of_a_picture_are_rows():

@@ -35,12 +35,13 @@ def run(*name: str, runs: Path = Path("runs"), out: Path | None = None, n: int |
         return
     if len(name) > 1:
         raise Problem(f"one study at a time, and these are {len(name)}: {' '.join(name)}")
-    it = study(name[0])
+    it, out = study(name[0]), out or runs / f"study.{name[0]}"
+    it.check(out, n)  # before hours of training
     for need in it.missing(runs):
         from phosphene.training.display import show
 
         print(f"study {name[0]} needs {need.folder}: training it first", flush=True)
         show(need.made(runs).train(need.at(runs), resume=need.at(runs).exists()))
     quiet_threads()
-    for line in it.run(runs, out or runs / f"study.{name[0]}", n, seed):
+    for line in it.run(runs, out, n, seed):
         print(line, flush=True)

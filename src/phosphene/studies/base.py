@@ -114,9 +114,7 @@ class Study:
         """
         from phosphene.weights import bundle
 
-        n = self.n if n is None else n
-        if n < 2:
-            raise Problem(f"n={n}: at least 2 pictures a setting are wanted")
+        n = self.check(out, n)
         began, found = time.time(), None
         folders = {name: need.at(runs) for name, need in self.needs.items()}
         systems = {name: bundle.load(folder).eval() for name, folder in folders.items()}
@@ -129,6 +127,15 @@ class Study:
         about = {"question": self.question, "n": n, "seed": seed, "seconds": round(time.time() - began, 1)}
         _written(found, out, about | {"runs": {name: str(need.at(runs)) for name, need in self.needs.items()}})
         yield from ("", found.markdown(), "", found.answer, "", str(out))
+
+    def check(self, out: Path, n: int | None = None) -> int:
+        """How many pictures a setting. Raises Problem for too few to compare, and where `out` cannot be a folder."""
+        n = self.n if n is None else n
+        if n < 2:
+            raise Problem(f"n={n}: at least 2 pictures a setting are wanted")
+        if out.exists() and not out.is_dir():
+            raise Problem(f"{out} is a file: a folder for the table and the plot was expected")
+        return n
 
     def missing(self, runs: Path) -> list[Need]:
         """The needs whose runs are not there, each once, in the order in which they are to be trained."""

@@ -94,7 +94,8 @@ class Bipartite(NamedTuple):
         return Bipartite(*(_circle(a, b, share) for a, b in zip(self, other)))
 
     def turned(self, direction: Tensor, share: float | Tensor) -> Bipartite:
-        """z_i turned towards a direction (B, dim) of its space, x_T as it is (§3.3)."""
+        """z_i turned towards a direction (B, dim) of its space, x_T as it is (§3.3); a direction of 0 turns nothing."""
+        share = torch.as_tensor(share, device=direction.device) * direction.any(-1)
         return self._replace(image_emb=_circle(self.image_emb, direction.to(self.image_emb), share))
 
 
@@ -238,16 +239,23 @@ class Unclip(Cascade):
         prompts   words: z_i is turned towards what they say more than `invert`, what the image shows (nothing said:
                   ""), does, `strength` of the way; None: 0.3
         components  z_i is told by its first so many principal components alone
-        Raises Problem for a mask, as it changes the whole, and for numbers of components that are none.
+        Raises Problem for a mask, as it changes the whole, for strength and invert without what they are of, for words
+        for some of the pictures alone, and for numbers of components that are none.
         """
+        turned = any(prompts)
         if mask is not None:
             raise Problem("unCLIP makes a whole picture like another: it knows no mask")
+        if strength is not None and towards is None and not turned:
+            raise Problem("strength is how far unCLIP goes to words or to another picture: give one, or eta")
+        if invert is not None and not turned:
+            raise Problem("what a picture shows is what unCLIP turns it from: give words to turn it to")
         if len(seeds) != len(prompts) or len(image) not in (1, len(seeds)):
             raise Problem(f"{len(image)} pictures, {len(prompts)} prompts, {len(seeds)} seeds: as many of each")
         steps = how["steps"][0] if isinstance(how.get("steps"), (list, tuple)) else how.get("steps")
+        if turned and not all(prompts):
+            raise Problem("words for some of the pictures alone: one kind of edit at a time, words for all or for none")
         at = yield from self._latent(image, steps, size)
         at = Bipartite(*(part.expand(len(seeds), *part.shape[1:]) for part in at))
-        turned = any(prompts)
         if towards is not None:
             at = at.towards((yield from self._latent(towards, steps, size)), 0.5 if strength is None else strength)
         if turned:
