@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import functools
 import re
 import shlex
 import tomllib
@@ -25,9 +27,13 @@ from phosphene.cli.replay import replay
 from phosphene.cli.show import VIEWS, place
 from phosphene.cli.study import run as study
 from phosphene.cli.train import _run, find
+from phosphene.recipes import RECIPES
+from phosphene.studies import STUDIES
 
 PROJECT = Path(__file__).resolve().parent.parent
 PAGES = ["README.md", "README.zh-CN.md"]
+LINEAGE = ["docs/lineage.md", *(f"docs/lineage/{page.name}" for page in (PROJECT / "docs/lineage").glob("*.md"))]
+TOLD = ["docs/editing.md", "docs/checkpoints.md", "docs/guidance.md", *sorted(LINEAGE)]
 COMMANDS = {"evaluate": (evaluate,), "compare": (compare,), "inspect": (inspect,), "list": (show,), "data": (data,)}
 COMMANDS |= {"doctor": (doctor,), "replay": (replay,), "study": (study,)}
 COMMANDS |= {"generate": (generate, *SHARED), "edit": (edit, *SHARED), "convert": (convert,)}
@@ -39,24 +45,71 @@ def blocks(page: str, language: str) -> list[str]:
     return [code for said, code in fenced if said == language]
 
 
+def indented(page: str) -> list[str]:
+    """What stands four spaces in: commands and equations. What follows a command, further to the right, is about it."""
+    lines = re.findall(r"^    (\S.*)$", (PROJECT / page).read_text(encoding="utf-8"), re.MULTILINE)
+    return [re.split(r" {3,}", line)[0] for line in lines]
+
+
 def commands(page: str) -> list[list[str]]:
-    """Every call of phosphene in a page's shell blocks, as words."""
-    lines = "".join(blocks(page, "sh")).splitlines()
+    """Every call of phosphene that stands in a page by itself, as words."""
+    lines = [*"".join(blocks(page, "sh")).splitlines(), *indented(page)]
     calls = [part for line in lines for part in line.split("&&") if part.strip().startswith("phosphene ")]
     return [shlex.split(call, comments=True)[1:] for call in calls]
 
 
-@pytest.mark.parametrize("page", [*PAGES, "docs/editing.md", "docs/checkpoints.md"])
+@pytest.mark.parametrize("page", [*PAGES, *TOLD])
 def test_every_command_can_be_typed(page):
     calls = commands(page)
-    assert len(calls) > 8
+    assert len(calls) > 8 or page not in PAGES
     for name, *argv in calls:
         if name == "show":
             options.parse(argv[1:], name, VIEWS[argv[0]], place)
+        elif name == "study":
+            assert set(argv[:1]) <= STUDIES.keys()
+            options.parse(argv, name, study)
         elif name != "train":
             options.parse(argv, name, *COMMANDS[name])
         elif not argv[0].endswith(":mine") and "--help" not in argv:
             options.parse(argv[1:], name, find(argv[0]), _run)
+
+
+@functools.cache
+def code() -> tuple[dict[str, set[str]], dict[str, set[str]]]:
+    """What is named in each file, by its path in the package, and in each class, with what it inherits."""
+    files, classes, bases = {}, {}, {}
+    for path in (PROJECT / "src/phosphene").rglob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        files[path.relative_to(PROJECT / "src/phosphene").as_posix()] = named(tree)
+        for it in ast.walk(tree):
+            if isinstance(it, ast.ClassDef):
+                classes[it.name] = classes.get(it.name, set()) | named(it)
+                bases[it.name] = {base.id for base in it.bases if isinstance(base, ast.Name)}
+    return files, {name: its.union(*(classes.get(base, ()) for base in bases[name])) for name, its in classes.items()}
+
+
+def named(tree: ast.AST) -> set[str]:
+    """Functions, classes, fields and variables in it."""
+    kinds = {ast.FunctionDef: "name", ast.ClassDef: "name", ast.Name: "id", ast.Attribute: "attr"}
+    return {getattr(it, kinds[type(it)]) for it in ast.walk(tree) if type(it) in kinds}
+
+
+@pytest.mark.parametrize("page", sorted(["docs/guidance.md", *LINEAGE]))
+def test_where_a_page_says_that_something_is_it_is(page):
+    """Files, tests, recipes and studies; Class.method; what is said to be in a file."""
+    text, (files, classes) = (PROJECT / page).read_text(encoding="utf-8"), code()
+    for file in re.findall(r"(?<![\w/])(\w+(?:/\w+)*\.py)\b", text):
+        beside = ["", "src/phosphene/", "src/phosphene/systems/", "src/phosphene/diffusion/"]
+        assert any((PROJECT / room / file).is_file() for room in beside), f"{page}: {file}"
+    for cls, name in re.findall(r"\b([A-Z]\w+)\.([a-z_]\w*)\b", text):
+        assert cls not in classes or name in classes[cls], f"{page}: {cls}.{name}"
+    for file, names in re.findall(r"`(\w+/[\w/]+\.py)`:? ?((?:`\w+`(?:, )?)+)", text):
+        (its,) = (found for path, found in files.items() if path.endswith(file))
+        assert set(re.findall(r"\w+", names)) <= its, f"{page}: {names} in {file}"
+    for test in re.findall(r"`(test_\w+)`", text):
+        assert any(f"def {test}(" in it.read_text(encoding="utf-8") for it in (PROJECT / "tests").rglob("test_*.py"))
+    for recipe in re.findall(r"`((?:scenes|mnist|emoji|cifar10)\.\w+)`", text):
+        assert recipe in RECIPES, f"{page}: {recipe}"
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -67,10 +120,11 @@ def test_python_blocks_use_what_is_there(page):
         assert name in phosphene.__all__
 
 
-@pytest.mark.parametrize("page", [*PAGES, "CONTRIBUTING.md"])
+@pytest.mark.parametrize("page", [*PAGES, "CONTRIBUTING.md", *TOLD])
 def test_links_lead_somewhere(page):
-    for target in re.findall(r"\]\(([^)#:]+)\)", (PROJECT / page).read_text(encoding="utf-8")):
-        assert (PROJECT / target).exists(), f"{page} links to {target}"
+    here = (PROJECT / page).parent
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", (PROJECT / page).read_text(encoding="utf-8")):
+        assert (here / target).exists(), f"{page} links to {target}"
 
 
 @pytest.mark.parametrize("page", PAGES)
