@@ -46,6 +46,8 @@ sound runs differ by as much; so do fewer than 3 % of leaked and 5 % of doubled 
 chance. Words and pictures that have nothing to do with colour and layout look shuffled to the probe of data alone; a run is asked
 itself once it is half done. A model that was hardly trained is not asked what it predicts. Of a run without its bundle the system is built
 again by the recipe that the folder is named after; where there is none, its checkpoints and data are looked at alone.
+A CLIP's loss tells each pair from all others of a step, so it is measured, and tried with other rates, with the pairs of a whole
+step, 256 at most: of larger steps the losses that are told here are lower than those of the log.
 
 What follows is what it says of faults that its tests plant; `python tests/doctor/page.py` writes this page.
 """  # noqa: E501

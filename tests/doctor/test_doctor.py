@@ -19,7 +19,7 @@ from doctor.sick import FOUND, SETTINGS, Squares, batches, first, folder_of, ill
 from phosphene import doctor, open_source
 from phosphene.data.base import Example
 from phosphene.diffusion.schedule import Cosine, Linear, ScaledLinear
-from phosphene.doctor.probe import probe
+from phosphene.doctor.probe import noise, probe
 from phosphene.doctor.table import copies, table
 from phosphene.errors import Problem
 from phosphene.systems.base import Batch, Loss, System
@@ -389,6 +389,23 @@ def test_a_clip_that_collapsed():
     with torch.no_grad():
         model.image.net.conv_out.bias.add_(1e3)
     assert "same place" in found("collapsed_clip", patient(model, scenes, kind="run")).wrong
+
+
+def test_a_clip_is_measured_and_tried_with_the_pairs_of_a_whole_step():
+    """Its loss tells each pair from all others of a step: of a slot alone, or of fewer pairs, it is another loss."""
+    source, tried = open_source("scenes:n=200,objects=1"), []
+    for slots in (1, 4):
+        torch.manual_seed(0)
+        of = patient(clip(), batches(source, size=32, batch=64 // slots, slots=slots, drop=0.0))
+        assert [len(b.image) for b in of.drawn] == [64] * 4
+        whole = [of.data.at(0, slot).index for slot in range(slots)]
+        assert torch.equal(of.drawn[0].index, torch.cat(whole))
+        tried.append(probe(of))
+        assert math.isnan(noise(of))
+    one, cut = tried
+    assert torch.equal(one.before, cut.before) and 0.8 * math.log(64) < one.before.mean() < 1.5 * math.log(64)
+    assert torch.allclose(one.after, cut.after, rtol=1e-2) and (one.after < one.before).all()
+    assert all(abs(cut.norms[name] - norm) <= 0.02 * norm + 1e-4 for name, norm in one.norms.items())
 
 
 # Where a patient comes from -----------------------------------------------------------------------------------------

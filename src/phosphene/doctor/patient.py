@@ -27,6 +27,7 @@ from ..training.settings import Settings
 from .table import Table, table
 
 ROWS, CHUNK = 192, 16  # pictures that a system is measured with, and how many at once
+WHOLE, TIMES = 256, 4  # of CLIP, whose loss is a step's: at most so many at once, at least so many times
 OPTIONS = ("size", "batch", "slots", "seed", "drop", "flip", "crop", "background", "prompts", "channels")
 
 
@@ -117,8 +118,25 @@ class Patient:
 
     @cached_property
     def drawn(self) -> list[Batch]:
-        """Batches of CHUNK pictures, as the training draws them, not prepared."""
-        return _chunks((self.data.at(step, 0) for step in range(ROWS)), ROWS)
+        """Batches of `chunk` pictures, as the training draws them, not prepared."""
+        times = max(TIMES if self.contrasts else 1, -(-ROWS // self.chunk))
+        batches = (self.data.at(step, slot) for step in range(ROWS) for slot in range(self.slots))
+        return _chunks(batches, times * self.chunk, self.chunk)
+
+    @property
+    def slots(self) -> int:
+        return getattr(self.data, "slots", 1)
+
+    @property
+    def contrasts(self) -> bool:
+        """Whether the loss tells each picture from all others of a step, as CLIP's: the fewer there are, the lower."""
+        return hasattr(self.system, "embed_image") and hasattr(self.system, "embed_text")
+
+    @property
+    def chunk(self) -> int:
+        """How many pictures are measured at once: CHUNK; where they are told from each other a step's, up to WHOLE."""
+        step = getattr(self.data, "batch", CHUNK) * self.slots
+        return min(step, WHOLE) if self.contrasts else CHUNK
 
     @cached_property
     @torch.no_grad()
@@ -129,8 +147,7 @@ class Patient:
     def steps(self, first: int, n: int) -> Iterator[list[Batch]]:
         """n whole steps of the training, from number `first` on: the batches of their slots, prepared."""
         for step in range(first, first + n):
-            slots = range(getattr(self.data, "slots", 1))
-            yield [prepared(self.system, self.data.at(step, slot), step) for slot in slots]
+            yield [prepared(self.system, self.data.at(step, slot), step) for slot in range(self.slots)]
 
     @property
     def told(self) -> bool:
@@ -173,16 +190,18 @@ def surely(differences: Tensor) -> float:
     return float(differences.mean() / error) if error > 0 else float(differences.mean().sign() * 1e9)
 
 
-def _chunks(batches: Iterator[Batch], rows: int) -> list[Batch]:
-    found: list[Batch] = []
-    for batch in batches:
-        for i in range(0, len(batch.image), CHUNK):
-            weight = None if batch.weight is None else batch.weight[i : i + CHUNK]
-            part = batch.image[i : i + CHUNK], batch.prompts[i : i + CHUNK], batch.index[i : i + CHUNK], weight
-            found.append(Batch(*part, batch.prepared))
-        if sum(len(b.image) for b in found) >= rows:
-            break
-    return found[: -(-rows // len(found[0].image))]
+def _chunks(batches: Iterator[Batch], rows: int, size: int) -> list[Batch]:
+    """The first `rows` pictures, in batches of `size`."""
+    drawn: list[Batch] = []
+    while sum(len(b.image) for b in drawn) < rows:
+        drawn.append(next(batches))
+    images, index = torch.cat([b.image for b in drawn]), torch.cat([b.index for b in drawn])
+    prompts = [p for b in drawn for p in b.prompts]
+    weights = None if drawn[0].weight is None else torch.cat([b.weight for b in drawn])
+    return [
+        Batch(images[k], prompts[k], index[k], None if weights is None else weights[k], drawn[0].prepared)
+        for k in (slice(i, min(i + size, rows)) for i in range(0, rows, size))
+    ]
 
 
 # Where they come from -----------------------------------------------------------------------------------------------

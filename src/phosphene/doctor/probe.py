@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from ..systems.base import Batch, System
+from ..systems.base import Batch, Slots, System
 from ..training.turn import Turn
 from .patient import Patient, losses
 
@@ -59,11 +59,11 @@ def _probe(patient: Patient, factor: float) -> Probe:
     system.train()
     with torch.random.fork_rng(devices=[]):
         for batches in patient.steps(patient.step, STEPS):
-            torch.manual_seed(7919 + done)
+            seed = 7919 + 64 * done
             ramp = 1.0 if weights else min(1.0, (done + 1) / RAMP)
             for turn in turns:
                 top = settings.lr[turn.name] if isinstance(settings.lr, dict) else settings.lr
-                _update(system, turns, turn, batches, factor * ramp * top, settings.clip, found)
+                _update(system, turns, turn, batches, factor * ramp * top, settings.clip, found, seed)
             done += 1
             if done >= RAMP and time.monotonic() - start > SECONDS:
                 break
@@ -72,13 +72,21 @@ def _probe(patient: Patient, factor: float) -> Probe:
 
 
 def _update(
-    system: System, turns: list[Turn], turn: Turn, batches: list[Batch], rate: float, clip: float, found: Probe
+    system: System,
+    turns: list[Turn],
+    turn: Turn,
+    batches: list[Batch],
+    rate: float,
+    clip: float,
+    found: Probe,
+    seed: int,
 ) -> None:
     for other in turns:
         for p in other.parameters.values():
             p.requires_grad_(other is turn)
     turn.optimizer.zero_grad(set_to_none=True)
-    for batch in batches:
+    for k, batch in enumerate(_gathered(system, batches, turn.name, seed)):
+        torch.manual_seed(seed + k)
         (system(batch, turn.name).total / len(batches)).backward()
     for name, p in turn.parameters.items():
         norm = 0.0 if p.grad is None else float(p.grad.norm())
@@ -89,8 +97,27 @@ def _update(
     turn.optimizer.step()
 
 
+@torch.no_grad()
+def _gathered(system: System, batches: list[Batch], turn: str, seed: int) -> list[Batch]:
+    """The slots of a step, each with what its loss wants to know of the others, as the training has it."""
+    if len(batches) == 1:
+        return batches
+    buffers, given = [(buffer, buffer.clone()) for buffer in system.buffers()], []
+    for k, batch in enumerate(batches):
+        torch.manual_seed(seed + k)
+        given.append(system.gather(batch, turn))
+    for buffer, before in buffers:  # what counts or averages does so in the loss
+        buffer.copy_(before)
+    return [replace(b, slots=Slots(given, k)) for k, b in enumerate(batches)] if any(given) else batches
+
+
 def noise(patient: Patient, chunks: int = 8) -> float:
-    """tr Σ / |G|², in pictures: from the gradients of a few small batches (McCandlish et al. 2018, appendix A.1)."""
+    """tr Σ / |G|², in pictures: from the gradients of a few small batches (McCandlish et al. 2018, appendix A.1).
+
+    NaN for CLIP: a larger batch is another loss there, and not the same with less noise.
+    """
+    if patient.contrasts:
+        return float("nan")
     system = patient.twin(patient.files.get("weights")).eval()
     turn = list(system.turns)[-1]
     grads = []
