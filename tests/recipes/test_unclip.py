@@ -75,6 +75,13 @@ def test_unclip_on_scenes(tmp_path):
     assert same(second.stages[1], whole.stages[1])
 
 
+def test_a_plan_of_what_is_not_trained_is_given_wholes(tmp_path):
+    """As training gives them, from bundles: here the decoder's Unclip, and a prior that knows the same CLIP."""
+    plan, _ = RECIPES["scenes.unclip_upscale"](pictures=16, batch=4, width=16, judged=0).plan(16, tmp_path)
+    whole = plan.whole(plan.system)
+    assert [stage.size for stage in whole.stages] == [16, 32] and whole.prior.clip is whole.clip
+
+
 def test_emoji_of_the_same_parts(monkeypatch, tmp_path):
     """64 → 128 through the prior, with scenes for emoji: one step of each."""
     source = "phosphene.recipes.emoji.shared.source_of"

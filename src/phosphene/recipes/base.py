@@ -131,9 +131,10 @@ class Recipe:
                 given[knob] = bundle.load(path)
                 continue
             first, _ = RECIPES[name](**self._shared(RECIPES[name])).plan(rows, beside)
-            given[knob] = first.system.eval()
+            first.system.eval()
             if first.finish:
                 first.finish(first.system)
+            given[knob] = first.whole(first.system)
         with at_most(rows):
             torch.manual_seed(knobs.get("seed", 0))
             plan = self.function(**knobs, **given)
