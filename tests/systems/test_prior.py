@@ -87,6 +87,10 @@ def test_a_code_is_its_value_within_half_a_bucket():
 def test_what_codes_cannot_be():
     with pytest.raises(Problem, match="components=9"):
         PcaCodes(8, 9)
+    with pytest.raises(Problem, match="components=1000000000"):
+        CodeTransformer(4, 8, 2, 2, components=10**9)  # before a table of positions is made for them
+    with pytest.raises(Problem, match="buckets=0"):
+        PcaCodes(8, 3, 0)
     with pytest.raises(Problem, match="at least 2 vectors"):
         PcaCodes(8, 3).fit(torch.randn(1, 8))
 

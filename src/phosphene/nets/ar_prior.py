@@ -24,13 +24,12 @@ class PcaCodes(nn.Module):
     """Vectors (B, dim) ↔ codes (B, components): the first principal components, each in one of `buckets` buckets.
 
     A component's buckets divide the range that it has in what `fit` was given evenly. Nothing is learned by gradient.
-    Raises Problem for more components than dimensions.
+    Raises Problem for more components than dimensions, and for less than one bucket.
     """
 
     def __init__(self, dim: int = 1024, components: int = 319, buckets: int = 1024):
         super().__init__()
-        if not 1 <= components <= dim:
-            raise Problem(f"components={components}: 1 to {dim} of a vector of {dim} numbers were expected")
+        _possible(dim, components, buckets)
         self.components, self.buckets = components, buckets
         self.register_buffer("mean", torch.zeros(dim))
         self.register_buffer("basis", torch.eye(components, dim))  # a component a row
@@ -76,6 +75,7 @@ class CodeTransformer(nn.Module):
     dim    of CLIP's embeddings and of its text states
     length of the text
     dots   how many tokens of nearness there are; one more, the last, says nothing of it
+    Raises Problem as PcaCodes does.
     """
 
     def __init__(
@@ -90,6 +90,7 @@ class CodeTransformer(nn.Module):
         dots: int = 1024,
     ):
         super().__init__()
+        _possible(dim, components, buckets)
         self.length, self.components = length, components
         self.states, self.text = nn.Linear(dim, width), nn.Linear(dim, width)
         self.dot = nn.Embedding(dots + 1, width)
@@ -153,3 +154,11 @@ class CodeTransformer(nn.Module):
 
     def _logits(self, h: Tensor) -> Tensor:
         return self.norm(h) @ self.code.T
+
+
+def _possible(dim: int, components: int, buckets: int) -> None:
+    """Problem for components that a vector of `dim` numbers does not have, and for no buckets."""
+    if not 1 <= components <= dim:
+        raise Problem(f"components={components}: 1 to {dim} of a vector of {dim} numbers were expected")
+    if buckets < 1:
+        raise Problem(f"buckets={buckets}: at least 1 of each component was expected")
