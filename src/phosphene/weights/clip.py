@@ -158,7 +158,7 @@ def tokenizer_for(found: Found, vocabulary: int) -> ClipTokenizer:
         tokenizer = ClipTokenizer.from_folder(there[0]) if there else ClipTokenizer.shipped()
         if not there:
             whose = f"{folder} holds no tokenizer, and the shipped one, OpenAI's, knows"
-        if not there and found.path.is_dir():
+        if not there and found.path.is_dir() and "model_cfg" not in found.config:  # open_clip's own is OpenAI's
             found.notes.append(f"{folder} holds no tokenizer: taken is OpenAI's, which is shipped")
     if max(len(tokenizer) - 1, tokenizer.end) >= vocabulary:
         raise Problem(
