@@ -23,6 +23,7 @@ import phosphene
 from phosphene.errors import Problem
 from phosphene.parts import part
 from phosphene.weights import bundle
+from phosphene.weights import kinds as kinds_of_files
 
 
 class Plain(nn.Module):
@@ -73,7 +74,9 @@ class Whole(nn.Module):
 @pytest.fixture(autouse=True)
 def kinds(monkeypatch):
     classes = [Plain, Wide, Clock, Words, Net, Whole]
-    monkeypatch.setattr(bundle, "KINDS", {c.__name__: c for c in classes})
+    table = {c.__name__: c for c in classes}
+    for module in (kinds_of_files, bundle):
+        monkeypatch.setattr(module, "KINDS", table)
 
 
 @pytest.fixture
@@ -232,6 +235,7 @@ def test_loading_takes_no_more_memory_than_the_weights(tmp_path, monkeypatch, st
         import sys
         import torch
         from phosphene.weights import bundle
+from phosphene.weights import kinds as kinds_of_files
 
         def measured(key, file):
             return next(int(line.split()[1]) for line in open(file) if line.startswith(key)) << 10
@@ -502,6 +506,7 @@ def test_describing_needs_no_torch(path):
     code = """if True:
         import sys
         from phosphene.weights import bundle
+from phosphene.weights import kinds as kinds_of_files
         print(bundle.describe(sys.argv[1]).kind, "torch" in sys.modules)"""
     out = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True).stdout
     assert out.split() == ["Whole", "False"]

@@ -6,16 +6,14 @@ plain values stand as they are, and an object says what it is: {"part": name} an
 block kind), {"dict": {…}} a plain dictionary. So a part used twice is built once and stored once. What a system wears
 (adapt/: LoRAs, words, another autoencoder) are parts too, and "worn" lists on what, by what name and how strongly.
 
-A kind is a key of KINDS, which is closed: a file can never name code to run. Loading is strict, and every way in which
-a file can be wrong is a Problem. Whatever is read comes from outside, so nothing here trusts it.
+A kind is a key of KINDS (kinds.py), which is closed: a file can never name code to run. Loading is strict; every way
+in which a file can be wrong is a Problem. Whatever is read comes from outside, so nothing here trusts it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
-import importlib
 import json
 import math
 import os
@@ -29,6 +27,7 @@ from phosphene.errors import Problem, unknown
 from phosphene.hashes import sha256
 from phosphene.parts import PLAIN, is_part
 from phosphene.weights.files import Stored, header, mapped, parsed, write_tensors
+from phosphene.weights.kinds import KINDS, class_of
 from phosphene.weights.stored import line, short
 
 if TYPE_CHECKING:
@@ -39,62 +38,6 @@ FORMAT = 1
 ROOT = "system"  # the name of the whole
 MODELS = Path(__file__).resolve().parent.parent / "models"  # what is shipped with the package
 CONFIGS = ("model_index.json", "config.json", "open_clip_config.json")  # of a foreign model's folder
-
-_KINDS = {
-    "adapt.low_rank": "Adapter",
-    "adapt.replaced": "Replaced Word",
-    "diffusion.denoiser": "Denoiser MinSnr P2 Snr",
-    "diffusion.schedule": "Cosine Flow Geometric Karras Linear ScaledLinear Sigmoid Table",
-    "nets.ar_prior": "CodeTransformer PcaCodes",
-    "nets.autoencoder": "Autoencoder ConvDecoder ConvEncoder ConvTower PatchCode PatchDiscriminator Thumbnail",
-    "nets.components": "Components",
-    "nets.dit": "DiT",
-    "nets.efficient_unet": "EfficientUNet",
-    "nets.exact": "Exact",
-    "nets.experts": "Experts",
-    "nets.layers": "Conventions AddedTimeEmbedding TimeEmbedding ResBlock ScaleShiftResBlock "
-    "SelfAttention2d SpatialTransformer CornerDownsample Downsample ResDownsample ResUpsample TransposedUpsample "
-    "Upsample PlainResDownsample PlainResUpsample",
-    "nets.joint": "CrossAttention2d ImagenCrossAttention2d ImagenJointAttention2d JointAttention2d "
-    "NormedJointAttention2d",
-    "nets.quantize": "VqAutoencoder",
-    "nets.tiny": "TinyAutoencoder",
-    "nets.classifier": "AttentionHead MeanHead NoisyClassifier NormedSpatialHead SpatialHead",
-    "nets.patched": "Patched",
-    "nets.transformer": "TextTransformer VisionTransformer",
-    "nets.prior": "Prior",
-    "nets.resnet": "ClipResNet",
-    "nets.unet": "UNet",
-    "systems.autoencoder": "AutoencoderSystem",
-    "systems.binomial": "Binomial",
-    "systems.cascade": "Cascade",
-    "systems.classifier": "Classifier",
-    "systems.clip": "ClipSystem Look",
-    "systems.clip_noised": "NoisedClip",
-    "systems.ddpm": "Ddpm",
-    "systems.decoder": "ByDiffusion DiffusionDecoder",
-    "systems.glide": "ClipEncoder Inpaint InpaintUpscaler Likeness",
-    "systems.imagen": "ImagenUpscaler",
-    "systems.latent": "Latent",
-    "systems.prior": "ArPrior DiffusionPrior",
-    "systems.unclip": "Unclip UnclipDecoder",
-    "systems.upscale": "Upscaler",
-    "systems.vq": "VqSystem",
-    "text.clip": "ClipTextEncoder ClipTokenizer",
-    "text.deepfloyd": "IfEncoder",
-    "text.encoders": "ClassEncoder NoEncoder TextEncoder",
-    "text.layout": "LayoutEncoder",
-    "text.maps": "MapEncoder",
-    "text.hugging": "HuggingEncoder",
-    "text.glide": "GlideEncoder GlideTokenizer",
-    "text.tokenizer": "Tokenizer",
-    "text.unclip": "ClipWords UnclipEncoder UnclipHead",
-    "text.vocabulary": "Vocabulary",
-}
-# name in files -> "module:Class", imported when first needed; or the class itself, for one's own
-KINDS: dict[str, str | type] = {
-    name: f"phosphene.{module}:{name}" for module, names in _KINDS.items() for name in names.split()
-}
 
 
 # Writing ------------------------------------------------------------------------------------------------------------
@@ -439,18 +382,6 @@ def _value(value: Any, built: dict[str, Any], where: str) -> Any:
                 raise Problem(f"{where}: {unknown('kind', inside, KINDS)}")
             return class_of(inside)
     raise Problem(f"{where}: {short(value)} is neither a part named before it, nor a class, nor a dict")
-
-
-@functools.cache
-def _resolved(target: str) -> type:
-    module, _, name = target.partition(":")
-    return getattr(importlib.import_module(module), name)
-
-
-def class_of(kind: str) -> type:
-    """The class that a kind is the name of, imported when first asked for."""
-    target = KINDS[kind]
-    return _resolved(target) if isinstance(target, str) else target
 
 
 def _check(told: Description, wanted: Mapping[str, Tensor]) -> None:
