@@ -235,7 +235,6 @@ def test_loading_takes_no_more_memory_than_the_weights(tmp_path, monkeypatch, st
         import sys
         import torch
         from phosphene.weights import bundle
-from phosphene.weights import kinds as kinds_of_files
 
         def measured(key, file):
             return next(int(line.split()[1]) for line in open(file) if line.startswith(key)) << 10

@@ -97,6 +97,7 @@ class Recipe:
     def _needed(self, out: Path, resume: bool):
         """{knob: system} of what the recipe needs, trained first where it is not there."""
         from phosphene.recipes import RECIPES
+        from phosphene.recipes.needs import fitting
         from phosphene.weights import bundle
 
         given = {}
@@ -109,7 +110,7 @@ class Recipe:
                     yield from _noted(
                         first.train(path, resume=path.exists()), f"{self.name} needs {name}: training it first"
                     )
-            given[knob] = bundle.load(path)
+            given[knob] = fitting(bundle.load(path), knob, name, path)
         self.knobs = {k: v for k, v in self.knobs.items() if k not in self.needs}
         return given
 
@@ -122,13 +123,14 @@ class Recipe:
 
         from phosphene.data.base import at_most
         from phosphene.recipes import RECIPES
+        from phosphene.recipes.needs import fitting
         from phosphene.weights import bundle
 
         knobs, given = {k: v for k, v in self.knobs.items() if k not in self.needs}, {}
         for knob, name in self.needs.items():
             path = self.knobs.get(knob) or beside / name
             if self.knobs.get(knob) or (path / "model.safetensors").is_file():
-                given[knob] = bundle.load(path)
+                given[knob] = fitting(bundle.load(path), knob, name, path)
                 continue
             first, _ = RECIPES[name](**self._shared(RECIPES[name])).plan(rows, beside)
             first.system.eval()
@@ -159,7 +161,7 @@ def recipe(**needs: str) -> Callable[[Callable[..., Plan]], Callable[..., Recipe
             for knob in knobs:
                 if knob not in known:
                     raise unknown(f"knob of {name}", knob, known)
-            for knob in ("steps", "batch", "size"):  # before anything that is needed is trained
+            for knob in ("steps", "batch", "size", "width"):  # before anything that is needed is trained
                 if knobs.get(knob) is not None and knobs[knob] < 1:
                     raise Problem(f"{knob}={knobs[knob]}: at least 1 was expected")
             return Recipe(name, function, dict(needs), knobs)
