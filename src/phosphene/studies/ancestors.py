@@ -84,9 +84,10 @@ def plot(rows: list[Row]) -> Image.Image:
 
 
 def sheet(shown: list[tuple[str, Tensor]], prompts: Sequence[str]) -> Image.Image:
-    """The first eight of each setting; the same seeds in every row. The prompts are heard by guided ones alone."""
+    """The first eight of each setting; the same seeds in every row."""
     cells = [[to_image(picture) for picture in pictures] for _, pictures in shown]
-    view = View("DDPM and its ancestors", [Grid(cells, [name for name, _ in shown], list(prompts[:8]))], "")
+    reading = "The words above are what the classifier pulls to; nobody else hears them, nor it at scale 0."
+    view = View("DDPM and its ancestors", [Grid(cells, [name for name, _ in shown], list(prompts[:8]))], reading)
     return view.picture()
 
 
@@ -97,7 +98,7 @@ def answer(rows: list[Row], n: int) -> str:
     return (
         f"Trained by the bound a chain costs {bound.bits} bits a number, {compared(bound.bits, simple.bits)} than by "
         f"L_simple ({simple.bits}); {scenes.value:.1%} of its pictures are scenes, {compared(scenes, others)} than by "
-        f"L_simple ({others.value:.1%}); NCSN's are in {plain.scored.scenes.value:.1%}. With a classifier at scale "
+        f"L_simple ({others.value:.1%}); of NCSN's {plain.scored.scenes.value:.1%} are. With a classifier at scale "
         f"{pulled.scale:g} NCSN makes what was asked for in {pulled.right.value:.1%}, "
         f"{compared(pulled.right, plain.right)} than without ({plain.right.value:.1%}). N = {n} a setting, the bits on "
         f"{HELD} test scenes, 95 % intervals."

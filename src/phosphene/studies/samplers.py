@@ -29,7 +29,7 @@ CALLS = (5, 10, 20, 40)
 FEW = 10  # calls, at which samplers are compared in words
 # As good as the flow itself. On 16 pictures of scenes.latent 800 steps of UniPC and 300 of Heun's method are 0.0002
 # apart, and from the former these 200 calls are 0.0005 away on average and 0.0017 at most; 120 steps of Heun's method,
-# which are 238 calls, 0.0007; 100 steps of UniPC 0.0014; 60 of Heun's method 0.0031, of the 0.007 of a sampler at 40.
+# which are 238 calls, 0.0007; 100 steps of UniPC 0.0014; 60 of Heun's method 0.0031, of the 0.008 of a sampler at 40.
 EXACT = {"sampler": "unipc", "steps": 200}
 TWICE = ("heun",)  # those that call the network twice a step, but once out of pure noise and into the clean end
 FRESH = ("euler_ancestral",)  # those that add noise, and so follow no flow
