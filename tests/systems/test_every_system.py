@@ -8,7 +8,7 @@ import torch
 
 from phosphene.errors import Problem
 from phosphene.weights import bundle
-from systems.small import GENERATE, SYSTEMS, awake, made, overfit
+from systems.small import GENERATE, SYSTEMS, awake, learn_codes, made, overfit
 
 
 def picture(system, prompts, seeds, **options):
@@ -30,12 +30,18 @@ def test_its_loss_falls_on_eight_pictures(name):
 def test_it_makes_the_eight_pictures_it_learned(name):
     """The picture itself, not the loss: from noise and what it was told, near the one that it was told of."""
     system, batch = made(name)
-    overfit(system, batch, 1200, 2e-3)
+    told_nothing = batch.prompts[0] is None
+    if name == "latent_vq_class":  # the others' autoencoders begin as principal components, this one knows nothing
+        learn_codes(system.autoencoder, batch)
+    overfit(system, batch, 3000 if told_nothing else 1200, 2e-3)
     told = system.eval().prepare(batch).prompts
     pictures = picture(system, told, list(range(8)), steps=25)
     distance = (pictures[:, None] - batch.image[None]).square().flatten(2).mean(2)  # (made, real)
-    if batch.prompts[0] is None:  # it was told nothing: each is near to some picture
-        assert (distance.min(1).values < 0.05).float().mean() >= 0.75
+    if told_nothing:  # each is near to some picture, nearer than a white one, and they are not all the same
+        white = (1 - batch.image).square().flatten(1).mean(1)
+        assert white.min() > 0.03
+        assert (distance.min(1).values < 0.03).float().mean() >= 0.75
+        assert len(distance.argmin(1).unique()) >= 3
     else:
         assert (distance.argmin(1) == torch.arange(8)).float().mean() >= 0.85
         assert distance.diagonal().median() < 0.03

@@ -7,6 +7,7 @@ embedding alone, so that what the embedding says is all that it knows.
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -66,8 +67,8 @@ def measured(job: Job) -> Iterator[str | Found]:
     yield "the diffusion prior's steps"
     plot = Plot(
         curves(priors, unclip, nearness, held, job.seed),
-        "steps of the diffusion prior",
-        "cosine with the picture's z_i",
+        "steps of the diffusion prior, as a power of two",
+        "1 - cosine with the picture's z_i",
     )
     sheet = contact_sheet(torch.cat(strips), [name for name in said for _ in range(len(strips[0]))], len(strips[0]))
     yield Found(COLUMNS, rows, plot.drawn(), answer(rows, job.n), {"pictures": sheet})
@@ -112,7 +113,7 @@ def training_cost(prior: ClipPrior, run: Any) -> tuple[float, float]:
 
 
 def curves(priors: dict[str, Any], unclip: Unclip, nearness: dict[str, Any], held: Held, seed: int) -> list[Curve]:
-    """The cosine by the steps of the diffusion prior, and the others' as level lines."""
+    """1 - cosine by the steps of the diffusion prior, as powers of two, and the others' as level lines."""
     found = []
     for name, it in nearness.items():
         if isinstance(priors.get(name), DiffusionPrior):
@@ -120,7 +121,8 @@ def curves(priors: dict[str, Any], unclip: Unclip, nearness: dict[str, Any], hel
         else:
             each = [(s, it.cosine) for s in (STEPS[0], STEPS[-1])]
         dash = (4, 4) if name == NONE else ()
-        found.append(Curve(name, [(s, c.value) for s, c in each], [tuple(c[1:]) for _, c in each], dash))
+        points = [(math.log2(s), 1 - c.value) for s, c in each]
+        found.append(Curve(name, points, [(1 - c.high, 1 - c.low) for _, c in each], dash))
     return found
 
 

@@ -121,7 +121,7 @@ class _Page:
         ]
         names = [f"{old} → {new}" for old, new in zip(says, after)]
         columns = [f"{share:g}" for share in TURNS]
-        return Grid(rows, names, columns, title="Told other words: z_i turned towards norm(z_t − z_t0)")
+        return Grid(rows, names, columns, title="Told other words: z_i turned towards norm(z_t - z_t0)")
 
     def components(self) -> Grid:
         variance = self.system.components.variance
