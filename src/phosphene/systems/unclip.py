@@ -209,7 +209,12 @@ class Unclip(Cascade):
         prompts   words that are told besides
         guidance  counts as far as eta goes, as 1 + eta·(g − 1): x_T was found without it, and the way back is the same
         how       as Cascade.generate takes it, but the first stage steps by DDIM
+        Raises Problem for another sampler of the first stage.
         """
+        its = how.get("sampler")
+        its = its[0] if isinstance(its, (list, tuple)) and its else its
+        if its not in (None, "ddim"):
+            raise Problem(f"sampler={its!r}: x_T was found by DDIM, and ddim is the way back from it")
         first, *rest = guidance if isinstance(guidance, (list, tuple)) else [guidance]
         first = 1 + eta * ((self.stages[0].guidance if first is None else first) - 1)
         meant = [Meant(words, z) for words, z in zip(prompts or [None] * len(seeds), latent.image_emb)]
