@@ -81,6 +81,8 @@ def unclip_upscale(
 
     The last line is a second one, 32×32 → 64×64, of the other kind, on top of the first.
 
+    Measured with seed 0: 87.6 % of 500 prompts of one object are read right (docs/lineage/dalle2.md).
+
     unclip    a bundle of scenes.unclip, the decoder, or of this recipe; trained first where none is given
     prior     a bundle of scenes.prior or scenes.ar_prior, of the same CLIP; trained first where none is given
     width     channels at the full size
