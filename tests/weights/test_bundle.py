@@ -505,7 +505,6 @@ def test_describing_needs_no_torch(path):
     code = """if True:
         import sys
         from phosphene.weights import bundle
-from phosphene.weights import kinds as kinds_of_files
         print(bundle.describe(sys.argv[1]).kind, "torch" in sys.modules)"""
     out = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True).stdout
     assert out.split() == ["Whole", "False"]

@@ -34,8 +34,11 @@ FITS: dict[str, tuple[str, Callable[[System], bool]]] = {
 
 
 def fitting(system: System, knob: str, recipe: str, path: Path) -> System:
-    """The system, where it can be what the knob stands for. Raises Problem: names the file, its kind and the recipe."""
-    what, fits = FITS.get(recipe) or FITS[knob]
+    """The system, where it can be what the knob stands for. Raises Problem: names the file, its kind and the recipe.
+
+    Of a knob that is not in FITS, as a recipe of one's own may have, nothing is known, and everything is taken.
+    """
+    what, fits = FITS.get(recipe) or FITS.get(knob, ("", lambda it: True))
     if not fits(system):
         raise Problem(f"{knob}={path} is a {type(system).__name__}, not {what}: a bundle of {recipe} was expected")
     return system
