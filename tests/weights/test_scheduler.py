@@ -85,6 +85,7 @@ def test_samplers_and_what_stands_in_for_them(config, sampler, notes):
         ({"timestep_spacing": "log"}, "unknown timestep_spacing"),
         ({"beta_start": "x"}, "beta_start is 'x', a number from 0"),
         ({"steps_offset": -1}, "steps_offset"),
+        ({"clip_sample_range": "wide"}, "clip_sample_range is .wide., a number from 0"),
     ],
 )
 def test_what_has_no_meaning(config, said):

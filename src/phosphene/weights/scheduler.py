@@ -88,9 +88,7 @@ def plan(config: Mapping[str, Any], what: str) -> Plan:
         STEPS.get(sampler, 50),
         _offset(config, what) if spacing == "leading" else 0,
         0.0 if clean else 1 / schedule.T,
-        float(config.get("clip_sample_range", 1.0))
-        if config.get("clip_sample", kind in ("DDPMScheduler", "DDIMScheduler"))
-        else None,
+        _clip(config, kind, what),
         _threshold(config),
         notes,
     )
@@ -198,9 +196,9 @@ def _offset(config: Mapping[str, Any], what: str) -> int:
     return whole(config, "steps_offset", 0, what, least=0)
 
 
-def _clip(config: Mapping[str, Any], kind: str) -> float | None:
-    clips = config.get("clip_sample", kind in ("DDPMScheduler", "DDIMScheduler"))
-    return number(config, "clip_sample_range", 1.0, "scheduler_config.json") if clips else None
+def _clip(config: Mapping[str, Any], kind: str, what: str) -> float | None:
+    clips = config.get("clip_sample", kind in ("DDPMScheduler", "DDIMScheduler"))  # unless they say otherwise
+    return number(config, "clip_sample_range", 1.0, what, least=0) if clips else None
 
 
 def _threshold(config: Mapping[str, Any]) -> tuple[float, float] | None:
