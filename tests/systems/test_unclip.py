@@ -354,6 +354,7 @@ def test_a_picture_told_by_its_first_components(unclip):
     ("wrong", "says"),
     [
         ({"image": torch.zeros(1, 3, 32, 32), "sampler": "heun"}, "found by DDIM"),
+        ({"image": torch.zeros(1, 3, 32, 32), "sampler": ["ddpm", None]}, "found by DDIM"),
         ({"image": torch.zeros(1, 3, 32, 32), "mask": torch.ones(1, 1, 32, 32)}, "no mask"),
         ({"image": torch.zeros(3, 3, 32, 32)}, "3 pictures"),
         ({"image": torch.zeros(1, 3, 32, 32), "components": 99}, "components=99"),

@@ -211,15 +211,12 @@ class Unclip(Cascade):
         how       as Cascade.generate takes it, but the first stage steps by DDIM
         Raises Problem for another sampler of the first stage.
         """
-        its = how.get("sampler")
-        its = its[0] if isinstance(its, (list, tuple)) and its else its
-        if its not in (None, "ddim"):
-            raise Problem(f"sampler={its!r}: x_T was found by DDIM, and ddim is the way back from it")
+        how = _by_ddim(how)
         first, *rest = guidance if isinstance(guidance, (list, tuple)) else [guidance]
         first = 1 + eta * ((self.stages[0].guidance if first is None else first) - 1)
         meant = [Meant(words, z) for words, z in zip(prompts or [None] * len(seeds), latent.image_emb)]
         noise = Begun(path(tuple(latent.noise.shape[1:]), seeds, self.stages[0].stage, self.device), latent.noise)
-        how = {"noise": noise, **how, "sampler": how.get("sampler") or "ddim"}
+        how = {"noise": noise, **how}
         yield from super().generate(meant, seeds=seeds, eta=eta, guidance=[first, *rest] if rest else first, **how)
 
     def edited(
@@ -247,7 +244,7 @@ class Unclip(Cascade):
         Raises Problem for a mask, as it changes the whole, for strength and invert without what they are of, for words
         for some of the pictures alone, and for numbers of components that are none.
         """
-        turned = any(prompts)
+        turned, how = any(prompts), _by_ddim(how)
         if mask is not None:
             raise Problem("unCLIP makes a whole picture like another: it knows no mask")
         if strength is not None and towards is None and not turned:
@@ -290,6 +287,14 @@ class Unclip(Cascade):
         emb = decoder.seen(pictures)
         small = F.interpolate(pictures, size=self._inside(decoder, size or (self.size, self.size)), mode="area")
         return Bipartite(emb, (yield from decoder.inverted(small, [Meant(None, z) for z in emb], steps)))
+
+
+def _by_ddim(how: dict[str, Any]) -> dict[str, Any]:
+    """Options by which the first stage steps by DDIM. Raises Problem where they say another sampler."""
+    first, *rest = its if isinstance(its := how.get("sampler"), (list, tuple)) and its else [its]
+    if first not in (None, "ddim"):
+        raise Problem(f"sampler={first!r}: x_T was found by DDIM, and ddim is the way back from it")
+    return {**how, "sampler": ["ddim", *rest] if rest else "ddim"}
 
 
 def joined(prior: System, decoder: UnclipDecoder) -> System:
