@@ -7,7 +7,6 @@ import torch
 
 from phosphene.data.scenes import SEEN, Object, read, render
 from phosphene.diffusion.schedule import Cosine, Linear
-from phosphene.metrics import interval
 from phosphene.metrics.interval import Interval, mean_of
 from phosphene.metrics.likelihood import bits
 from phosphene.recipes.scenes.guidance import pairs
@@ -17,15 +16,12 @@ from phosphene.systems.base import Preview
 from phosphene.systems.classifier import Classifier
 from systems.small import awake, ddpm_learned, ncsn, tower
 
-interval_of = interval.bootstrap
-
 
 @pytest.fixture(autouse=True)
-def little(monkeypatch):
+def little(monkeypatch, few_draws):
     monkeypatch.setattr(pictures, "SEEN", 16)
     monkeypatch.setattr(ancestors, "HELD", 2)
     monkeypatch.setattr(ancestors, "SCALES", (0.0, 50.0))
-    monkeypatch.setattr(interval, "bootstrap", lambda *told, draws=0, **how: interval_of(*told, draws=3, **how))
 
 
 def systems() -> dict:

@@ -12,7 +12,6 @@ from phosphene.diffusion.bound import variational_bound
 from phosphene.diffusion.denoiser import Denoised, Denoiser
 from phosphene.diffusion.schedule import Linear
 from phosphene.errors import Problem
-from phosphene.metrics import interval
 from phosphene.metrics.interval import Interval
 from phosphene.recipes.parts import pictures_of
 from phosphene.studies import Job, ema, noise, pictures, prediction, variance
@@ -21,11 +20,9 @@ from phosphene.studies.exact import exact
 from phosphene.training import train
 from systems.small import awake, ddpm_learned, eight
 
-interval_of = interval.bootstrap
-
 
 @pytest.fixture(autouse=True)
-def little(monkeypatch):
+def little(monkeypatch, few_draws):
     monkeypatch.setattr(pictures, "SEEN", 32)
     monkeypatch.setattr("phosphene.studies.exact.KNOWN", 8)
     for module in (variance, prediction):
@@ -33,7 +30,6 @@ def little(monkeypatch):
     for module in (noise, variance, prediction):
         monkeypatch.setattr(module, "STEPS", (2, 3))
     monkeypatch.setattr(ema, "STEPS", 2)
-    monkeypatch.setattr(interval, "bootstrap", lambda *told, draws=0, **how: interval_of(*told, draws=3, **how))
 
 
 def small():

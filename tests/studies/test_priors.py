@@ -106,3 +106,16 @@ def test_scenes_that_are_what_the_prompts_say():
 
     scenes = [scene for _, scene in evaluation_scenes("single", 4, 3)]
     assert all(matches(p, render(s, 32)) for p, s in zip(evaluate_prompts("single", 4, 3), scenes))
+
+
+def test_the_plot_shows_how_far_from_the_picture_s_own(systems, monkeypatch):
+    """1 - cosine, its band turned round with it, against the power of two of the steps."""
+    monkeypatch.setattr(priors, "STEPS", (1, 4))
+    unclip, held = systems.pop("unclip"), held_scenes(4)
+    nearness = {name: near(it, unclip.clip, held, 0) for name, it in [*systems.items(), (priors.NONE, None)]}
+    diffusion, ar, none = priors.curves(systems, unclip, nearness, held, 0)
+    assert [x for x, _ in diffusion.points] == [x for x, _ in none.points] == [0.0, 2.0]
+    assert diffusion.points[1][1] == 1 - near(systems["diffusion"], unclip.clip, held, 0, steps=4).cosine.value
+    assert {y for _, y in ar.points} == {1 - nearness["AR"].cosine.value} and none.dash and not ar.dash
+    for curve in (diffusion, ar, none):
+        assert all(low <= y <= high for (_, y), (low, high) in zip(curve.points, curve.band))

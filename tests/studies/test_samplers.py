@@ -5,13 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from phosphene.metrics import interval
 from phosphene.metrics.interval import Interval
 from phosphene.studies import pictures, samplers
 from phosphene.studies.base import Job
 from systems.small import awake, made
-
-interval_of = interval.bootstrap
 
 
 @pytest.fixture
@@ -21,11 +18,10 @@ def latent():
     return awake(system)
 
 
-def test_the_study(monkeypatch, latent):
+def test_the_study(monkeypatch, latent, few_draws):
     monkeypatch.setattr(pictures, "SEEN", 16)
     monkeypatch.setattr(samplers, "CALLS", (5, 10))
     monkeypatch.setattr(samplers, "EXACT", {"sampler": "unipc", "steps": 50})
-    monkeypatch.setattr(interval, "bootstrap", lambda *told, draws=0, **how: interval_of(*told, draws=3, **how))
     *lines, found = samplers.STUDY.measured(Job({"latent": latent}, 3, 0))
     assert len(lines) == 1 + len(samplers.NAMES) * 2 and len(found.rows) == len(lines) - 1
     rows = {row[:2]: row[2:] for row in found.rows}

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from phosphene.data.scenes import Scenes
-from phosphene.metrics import interval
 from phosphene.recipes.parts import pictures_of
 from phosphene.recipes.scenes import compressed
 from phosphene.recipes.scenes.decoders import _denoiser, still_read
@@ -17,13 +16,10 @@ from phosphene.systems.upscale import Upscaler
 from phosphene.text.encoders import ClassEncoder
 from systems.small import awake, made
 
-interval_of = interval.bootstrap
-
 
 @pytest.fixture(autouse=True)
-def little(monkeypatch):
+def little(monkeypatch, few_draws):
     monkeypatch.setattr(pictures, "SEEN", 32)
-    monkeypatch.setattr(interval, "bootstrap", lambda *told, draws=0, **how: interval_of(*told, draws=3, **how))
     for module in (decoders, latents):
         monkeypatch.setattr(module, "STEPS", (2, 3))
         monkeypatch.setattr(module, "SHOWN", 2)

@@ -7,28 +7,27 @@ gradient may pull as well (Dhariwal & Nichol 2021): here a classifier, which nev
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from PIL import Image
 from torch import Tensor
 
 from phosphene.data.scenes import score
-from phosphene.data.sheet import to_image
 from phosphene.metrics.interval import Interval, mean_of
 from phosphene.metrics.likelihood import bits
 from phosphene.recipes.cascade import enlarged
 from phosphene.recipes.grids import made_of
 from phosphene.studies.base import Found, Job, Need, Study
 from phosphene.studies.guidance import asked
-from phosphene.studies.pictures import COLUMNS, Judge, Scored, compared, held
-from phosphene.views.page import Grid, View
+from phosphene.studies.pictures import COLUMNS, Judge, Scored, compared, held, sheet
 from phosphene.views.plot import Curve, Plot
 
 SCALES = (0.0, 1.0, 3.0)  # of the classifier that guides NCSN
 HELD = 32  # pictures that the bound is measured on, each by all 1,000 steps
 CHAINS = {"bound": "DPM 2015, the bound", "simple": "DDPM, L_simple"}  # need -> what it is called
 NCSN = "NCSN"
+READING = "The words above are what the classifier pulls to; nobody else hears them, nor it at scale 0."  # the pictures
 
 
 class Row(NamedTuple):
@@ -65,7 +64,7 @@ def measured(job: Job) -> Iterator[str | Found]:
     yield Found(
         ("model", "scale", "bits", *COLUMNS, "right"),
         [(row.model, row.scale, row.bits, *row.scored, row.right) for row in rows],
-        plot(rows), answer(rows, job.n), {"pictures": sheet(shown, prompts)},
+        plot(rows), answer(rows, job.n), {"pictures": sheet("DDPM and its ancestors", shown, prompts, READING)},
     )  # fmt: skip
 
 
@@ -81,14 +80,6 @@ def plot(rows: list[Row]) -> Image.Image:
         for name, each in shares.items()
     ]
     return Plot(curves, "the classifier's scale", "share of NCSN's pictures", span=(0, 1)).drawn()
-
-
-def sheet(shown: list[tuple[str, Tensor]], prompts: Sequence[str]) -> Image.Image:
-    """The first eight of each setting; the same seeds in every row."""
-    cells = [[to_image(picture) for picture in pictures] for _, pictures in shown]
-    reading = "The words above are what the classifier pulls to; nobody else hears them, nor it at scale 0."
-    view = View("DDPM and its ancestors", [Grid(cells, [name for name, _ in shown], list(prompts[:8]))], reading)
-    return view.picture()
 
 
 def answer(rows: list[Row], n: int) -> str:

@@ -15,15 +15,13 @@ from torch import Tensor
 
 from phosphene.data.scenes import caption, score
 from phosphene.data.scenes.judge import evaluation_scenes
-from phosphene.data.sheet import to_image
 from phosphene.metrics.frechet import Moments
 from phosphene.metrics.interval import Interval, frechet_interval
 from phosphene.metrics.manifold import manifold_intervals
 from phosphene.metrics.words import alignment
 from phosphene.recipes.grids import made_of
 from phosphene.studies.base import Found, Job, Need, Study
-from phosphene.studies.pictures import Judge, compared
-from phosphene.views.page import Grid, View
+from phosphene.studies.pictures import Judge, compared, sheet
 from phosphene.views.plot import Curve, Plot
 
 SCALES = {
@@ -97,7 +95,7 @@ def measured(job: Job) -> Iterator[str | Found]:
     rows = [(kind, scale, *it) for kind, each in found.items() for scale, it in each if scale]
     yield Found(
         COLUMNS, [("none", 0.0, *start), *rows], words_curve(found), answer(found, job.n),
-        {"recall": recall_curve(found), "pictures": sheet(shown, prompts)},
+        {"recall": recall_curve(found), "pictures": sheet("Three kinds of guidance", settings(shown), prompts)},
     )  # fmt: skip
 
 
@@ -115,16 +113,14 @@ def recall_curve(found: dict[str, list[tuple[float, Scored]]]) -> Image.Image:
     return Plot(curves, "recall", "precision; the scale rises along a curve", span=(0, 1)).drawn()
 
 
-def sheet(shown: dict[str, list[Tensor]], prompts: Sequence[str]) -> Image.Image:
-    """The first prompts, a row a setting, the same seed in every row."""
-    cells: list[list[Image.Image]] = []
-    names: list[str] = []
+def settings(shown: dict[str, list[Tensor]]) -> list[tuple[str, Tensor]]:
+    """(name, pictures), the same seeds in every one; that without guidance once, as all kinds begin with it."""
+    rows: list[tuple[str, Tensor]] = []
     for kind, each in shown.items():
         for scale, pictures in zip((0.0, *SCALES[kind]), each):
-            if scale or not names:
-                cells.append([to_image(picture) for picture in pictures])
-                names.append(f"{kind} {scale:g}" if scale else "none")
-    return View("Three kinds of guidance", [Grid(cells, names, list(prompts[:8]))], "").picture()
+            if scale or not rows:
+                rows.append((f"{kind} {scale:g}" if scale else "none", pictures))
+    return rows
 
 
 def answer(found: dict[str, list[tuple[float, Scored]]], n: int) -> str:

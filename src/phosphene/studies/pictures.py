@@ -19,6 +19,7 @@ from phosphene.metrics.interval import Interval, frechet_interval
 from phosphene.recipes.cascade import enlarged, reduced
 from phosphene.recipes.parts import pictures_of
 from phosphene.systems.ddpm import Ddpm
+from phosphene.views.page import Grid, View
 
 SEEN = 2000  # test scenes that made ones are compared with
 COLUMNS = ("Fréchet", "scenes", "kinds")  # of a table, for what a Judge says
@@ -102,6 +103,13 @@ def strip(system: Ddpm, seed: int, columns: int = 8, *, silent: bool = False, **
 def _noise(system: Ddpm, seeds: Sequence[int], silent: bool) -> dict[str, Any]:
     shape = (system.channels, system.size, system.size)
     return {"noise": Silent(shape, seeds, system.stage)} if silent else {}
+
+
+def sheet(title: str, shown: Sequence[tuple[str, Tensor]], prompts: Sequence[str], reading: str = "") -> Image.Image:
+    """A page of the pictures of every setting, (name, (N, 3, H, W)), a row each, the prompts above; reading: of it."""
+    cells = [[to_image(picture) for picture in pictures] for _, pictures in shown]
+    columns = list(prompts[: len(cells[0])])
+    return View(title, [Grid(cells, [name for name, _ in shown], columns)], reading).picture()
 
 
 def compared(a: Interval, b: Interval) -> str:

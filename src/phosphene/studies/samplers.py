@@ -14,15 +14,13 @@ from PIL import Image
 from torch import Tensor
 
 from phosphene.data.scenes import evaluate_prompts, score
-from phosphene.data.sheet import to_image
 from phosphene.diffusion.denoiser import Denoise, Denoised
 from phosphene.metrics.frechet import Moments
 from phosphene.metrics.interval import Interval, frechet_interval, mean_of
 from phosphene.recipes.grids import made_of
 from phosphene.studies.base import Found, Job, Need, Study
-from phosphene.studies.pictures import Judge
+from phosphene.studies.pictures import Judge, sheet
 from phosphene.systems.base import System
-from phosphene.views.page import Grid, View
 from phosphene.views.plot import Curve, Plot
 
 CALLS = (5, 10, 20, 40)
@@ -61,9 +59,8 @@ def measured(job: Job) -> Iterator[str | Found]:
             if calls == FEW:
                 shown.append((f"{name}, {spent}", pictures[:8]))
     rows = [(name, *cells(it)) for name, each in found.items() for it in each]
-    yield Found(
-        COLUMNS, rows, plot(found), answer(found, job.n), {"away": away_plot(found), "pictures": sheet(shown, prompts)}
-    )
+    pages = {"away": away_plot(found), "pictures": sheet(f"Samplers at {FEW} calls", shown, prompts)}
+    yield Found(COLUMNS, rows, plot(found), answer(found, job.n), pages)
 
 
 def counted(system: System, prompts: list[str], seed: int, **how) -> tuple[Tensor, int]:
@@ -110,13 +107,6 @@ def away_plot(found: dict[str, list[Scored]]) -> Image.Image:
         if away := [(it.calls, mean_of(it.away)) for it in each if it.away is not None]:
             curves.append(Curve(name, [(math.log2(n), it.value) for n, it in away], [it[1:] for _, it in away]))
     return Plot(curves, "calls of the network, as a power of two", "away from the flow's picture, L2", True).drawn()
-
-
-def sheet(shown: list[tuple[str, Tensor]], prompts: list[str]) -> Image.Image:
-    """The same prompts and seeds, a row a sampler at few calls."""
-    cells = [[to_image(picture) for picture in pictures] for _, pictures in shown]
-    view = View(f"Samplers at {FEW} calls", [Grid(cells, [name for name, _ in shown], list(prompts[:8]))], "")
-    return view.picture()
 
 
 def answer(found: dict[str, list[Scored]], n: int) -> str:

@@ -15,13 +15,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from phosphene.data.scenes import Scenes, caption, score
-from phosphene.data.sheet import to_image
 from phosphene.metrics.interval import Interval, mean_of
 from phosphene.metrics.kernel import kernel_distance
 from phosphene.recipes.parts import pictures_of
 from phosphene.studies.base import Found, Job, Need, Study
-from phosphene.studies.pictures import Judge
-from phosphene.views.page import Grid, View
+from phosphene.studies.pictures import Judge, sheet
 from phosphene.views.plot import Curve, Plot
 
 STRENGTHS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -66,7 +64,8 @@ def measured(job: Job) -> Iterator[str | Found]:
             if strength in (0.3, 0.6, 0.9):
                 shown.append((f"{name} {strength:g}", pictures[:8]))
     rows = [[name, *row] for name, each in found.items() for row in each]
-    yield Found(COLUMNS, rows, plot(found), answer(found, job.n), {"pictures": sheet(shown, prompts)})
+    page = sheet("SDEdit: strokes to pictures", shown, prompts)
+    yield Found(COLUMNS, rows, plot(found), answer(found, job.n), {"pictures": page})
 
 
 def scored(judge: Judge, pictures: Tensor, start: Tensor, prompts: list[str]) -> tuple[Interval, Interval, Interval]:
@@ -90,12 +89,6 @@ def point(row: tuple[float, Interval, Interval, Interval]) -> tuple[tuple[float,
     """A point of the curve, and its band."""
     _, far, kernel, _ = row
     return (far.value, kernel.value), (kernel.low, kernel.high)
-
-
-def sheet(shown: list[tuple[str, Tensor]], prompts: list[str]) -> Any:
-    """The first strokes and what became of them, a row a strength."""
-    cells = [[to_image(picture) for picture in pictures] for _, pictures in shown]
-    return View("SDEdit: strokes to pictures", [Grid(cells, [name for name, _ in shown], prompts[:8])], "").picture()
 
 
 def answer(found: dict[str, list], n: int) -> str:
